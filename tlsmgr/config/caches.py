@@ -1,0 +1,158 @@
+"""The settings of the three session caches, ready for those who keep, serve and sweep them.
+
+Called once by the daemon, as mail_owner, as directories are looked at: see `redirect`. The table of
+main.cf says which caches there are; whatever its type, our own store keeps the sessions, in a file
+`NAME.sessions` beside the file that Postfix would write. No lock is taken, no file is opened.
+
+Fatal, in Postfix's words: two caches in one file, and a table of a type that cannot serve when
+daemon_table_open_error_is_fatal is set. A warning: an unknown log level, which then counts as
+none. A table of a type that cannot serve is otherwise no more than an `error` in its settings:
+the cache then answers that it found nothing.
+
+Rules: Postfix tlsmgr.c, tls_misc.c, dict_open.c.
+"""
+
+import os.path
+import re
+from dataclasses import dataclass
+
+from tlsmgr.config.load import Configuration
+from tlsmgr.config.parameters import CACHE_TYPES
+from tlsmgr.config.redirect import Haven, base_name, redirect
+from tlsmgr.config.syntax import Warn
+from tlsmgr.log import Fatal
+
+SHORTEST_TIMEOUT = 120
+"""Shortest life of a session in seconds, unless it is 0 (Postfix tls.h, TLS_SESSION_LIFEMIN)."""
+
+FILE_TYPES = frozenset({"hash", "btree", "dbm", "lmdb", "cdb", "sdbm", "dbz"})
+"""Types whose files are redirected to data_directory (data_redirect.c)."""
+
+SERVED_TYPES = frozenset({"hash", "btree", "dbm", "lmdb", "sdbm", "internal"})
+"""Types that can be written to, all of which select our store."""
+
+QUIET_WORDS = (
+    "0 none 1 routine summary untrusted peercert certmatch verbose dane ssl-debug "
+    "ssl-handshake-packet-dump ssl-session-packet-dump trace"
+)
+CACHE_WORDS = "2 debug 3 ssl-expert 4 ssl-developer 5 6 7 8 9 cache"
+"""Words of a TLS log level that do not, and that do, ask for lines about a cache."""
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """What main.cf and tlsmgr.cf say about one cache.
+
+    `table` is the database as in main.cf, empty when there is none; `database` the same as
+    `type:name` after redirection; `path` our file, None when the cache is off or cannot serve;
+    `error` says why it cannot. `timeout` is in seconds, 0 for off; `size_limit` in bytes;
+    `entry_limit` 0 means none. `log_activity` asks for a line at each event.
+    """
+
+    cache_type: str
+    table: str
+    database: str
+    path: str | None
+    timeout: int
+    size_limit: int
+    entry_limit: int
+    log_activity: bool
+    error: str | None = None
+
+    @property
+    def cachable(self) -> bool:
+        """Whether clients are told to use the cache, even one that cannot serve."""
+        return bool(self.table) and self.timeout > 0
+
+
+def cache_settings(conf: Configuration, haven: Haven, warn: Warn) -> tuple[CacheSettings, ...]:
+    """The settings of the caches smtpd, smtp and lmtp, in that order."""
+    settings = tuple(one_cache(conf, cache_type, haven, warn) for cache_type in CACHE_TYPES)
+    check_sharing(settings)
+    for cache in settings:
+        if cache.error and conf.flag("daemon_table_open_error_is_fatal"):
+            raise Fatal(cache.error)
+    return settings
+
+
+def one_cache(conf: Configuration, cache_type: str, haven: Haven, warn: Warn) -> CacheSettings:
+    """The settings of one cache, without regard to the others."""
+    timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
+    table = conf.text(f"{cache_type}_tls_session_cache_database")
+    database, path, error, log_activity = "", None, None, False
+    if table and timeout:
+        kind, name = split_table(table, conf.text("default_database_type"))
+        error = table_error(kind, name)
+        name = place(kind, name, table, haven, warn)
+        database = f"{kind}:{name}"
+        path = None if error else f"{name}.sessions"
+        log_activity = logs_caches(conf, f"{cache_type}_tls_loglevel", warn)
+    return CacheSettings(
+        cache_type=cache_type,
+        table=table,
+        database=database,
+        path=path,
+        timeout=timeout,
+        size_limit=conf.number(f"{cache_type}_tls_session_cache_size_limit"),
+        entry_limit=conf.number(f"{cache_type}_tls_session_cache_entry_limit"),
+        log_activity=log_activity,
+        error=error,
+    )
+
+
+def session_timeout(seconds: int) -> int:
+    """The life of a session that is really used: 0 or at least two minutes."""
+    return max(seconds, SHORTEST_TIMEOUT) if seconds > 0 else 0
+
+
+def split_table(table: str, default_type: str) -> tuple[str, str]:
+    """The type and the name of a database; one without `type:` is of the default type."""
+    kind, colon, name = table.partition(":")
+    return (kind, name) if colon else (default_type, table)
+
+
+def table_error(kind: str, name: str) -> str | None:
+    """Why a database cannot serve, in the words of Postfix's dict_open.c, or None."""
+    if not kind or (not name and kind not in FILE_TYPES):
+        return f'open dictionary: expecting "type:name" form instead of "{kind}:{name}"'
+    if kind not in SERVED_TYPES:
+        return f"unsupported dictionary type: {kind}"
+    return None
+
+
+def place(kind: str, name: str, table: str, haven: Haven, warn: Warn) -> str:
+    """The name of a database after redirection.
+
+    Postfix keeps `internal:` in the memory of its one process; for several it is a file too.
+    """
+    if kind == "internal":
+        return f"{haven.data_directory}/{base_name(name)}"
+    if kind in FILE_TYPES:
+        return redirect(name, f"table {table}", haven, warn)
+    return name
+
+
+def check_sharing(settings: tuple[CacheSettings, ...]) -> None:
+    """Two caches in one table, or in two tables that would be one file of ours, are fatal."""
+    users: dict[str, str] = {}
+    for cache in settings:
+        if not cache.cachable:
+            continue
+        keys = {cache.table, os.path.normpath(cache.path or cache.table)}
+        for key in keys & users.keys():
+            raise Fatal(
+                f"do not use the same TLS cache file {cache.table} "
+                f"for {users[key]} and {cache.cache_type}"
+            )
+        users.update(dict.fromkeys(keys, cache.cache_type))
+
+
+def logs_caches(conf: Configuration, name: str, warn: Warn) -> bool:
+    """Whether the TLS log level in parameter `name` asks for lines about the cache."""
+    value = conf.text(name)
+    words = [word for word in re.split(r"[, \t\r\n]+", value) if word]
+    for word in words:
+        if word.lower() not in f"{QUIET_WORDS} {CACHE_WORDS}".split():
+            warn(f'unknown {name} value "{word}" in "{value}"')
+            return False
+    return any(word.lower() in CACHE_WORDS.split() for word in words)

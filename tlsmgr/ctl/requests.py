@@ -1,0 +1,125 @@
+"""requests - the requests that tlsmgrctl can make: one table row, one function each
+
+A function takes the client and the parsed arguments, makes one call, and returns what to print:
+bytes for binary results, text for lines, empty text for nothing. NotFound says that the server
+has no such object, which is an answer and no failure of the server; all other errors are those
+of tlsmgr.client, and pass through.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tlsmgr.client import Client, TlsmgrError
+
+Result = bytes | str
+
+
+class NotFound(TlsmgrError):
+    """The server answered: there is no such session or key."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row: the function, whether its result is binary, and what `--help` says."""
+
+    run: Callable[[Client, Namespace], Result]
+    summary: str
+    arguments: tuple[str, ...]
+    binary: bool = False
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A positional argument: the keyword arguments of argparse, and how to read the text."""
+
+    help: str
+    type: Callable[[str], object] = str
+    optional: bool = False
+    default: object = None
+
+
+def _seed(client: Client, arguments: Namespace) -> Result:
+    return client.seed(arguments.n)
+
+
+def _policy(client: Client, arguments: Namespace) -> Result:
+    policy = client.policy(arguments.type)
+    return f"cachable {'yes' if policy.cachable else 'no'}\ntimeout {policy.timeout}\n"
+
+
+def _lookup(client: Client, arguments: Namespace) -> Result:
+    session = client.lookup(arguments.type, arguments.id)
+    if session is None:
+        raise NotFound(f"no such session in the {arguments.type} cache")
+    return session
+
+
+def _update(client: Client, arguments: Namespace) -> Result:
+    with open(0, "rb", closefd=False) as stdin:
+        session = stdin.read()
+    client.update(arguments.type, arguments.id, session)
+    return ""
+
+
+def _delete(client: Client, arguments: Namespace) -> Result:
+    if not client.delete(arguments.type, arguments.id):
+        raise NotFound(f"no such session in the {arguments.type} cache")
+    return ""
+
+
+def _tktkey(client: Client, arguments: Namespace) -> Result:
+    key = client.ticket_key(arguments.name)
+    if key is None:
+        raise NotFound("no such session ticket key, or session tickets are off")
+    return key.to_bytes()
+
+
+def _hex(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ArgumentTypeError(f"not a string of hexadecimal digit pairs: {text}") from None
+
+
+ARGUMENTS: Mapping[str, Argument] = {
+    "N": Argument("how many bytes, 1 to 255", type=int),
+    "TYPE": Argument("smtpd, smtp or lmtp"),
+    "ID": Argument("cache id, taken byte for byte; may be empty", type=os.fsencode),
+    "NAME": Argument(
+        "name of the key, 32 hexadecimal digits (16 bytes); default: the key for new tickets",
+        type=_hex,
+        optional=True,
+        default=b"",
+    ),
+}
+
+REQUESTS: Mapping[str, Request] = {
+    "seed": Request(_seed, "random bytes from the server's generator", ("N",), binary=True),
+    "policy": Request(
+        _policy,
+        "is there a session cache of that type, and how long does a session live in it",
+        ("TYPE",),
+        notes="Prints two lines, `cachable yes` or `cachable no`, and `timeout SECONDS`.",
+    ),
+    "lookup": Request(_lookup, "print a session", ("TYPE", "ID"), binary=True),
+    "update": Request(
+        _update,
+        "store a session, read from standard input",
+        ("TYPE", "ID"),
+        notes="Standard input is taken byte for byte up to its end, as `lookup --raw` prints it.",
+    ),
+    "delete": Request(_delete, "remove a session", ("TYPE", "ID")),
+    "tktkey": Request(
+        _tktkey,
+        "print a session ticket key, which is a secret",
+        ("NAME",),
+        binary=True,
+        notes="Prints 88 bytes: name (16), cipher key (32), HMAC key (32), and the time when the "
+        "key stops serving new tickets (8, native byte order, seconds).",
+    ),
+}

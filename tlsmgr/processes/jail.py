@@ -1,0 +1,97 @@
+"""jail - the only code that changes root directory or identity.
+
+``Identity`` says who the daemon is going to be. Under master(8) that is mail_owner, and with the
+chroot flag its world is the queue directory; started by hand it is whoever started it, and nothing
+changes. Order and means are those of Postfix chroot_uid.c and set_eugid.c.
+
+``rehearse`` uses once what Python loads only when it is first needed, since behind the wall there
+is no library to load it from. Everything here is fatal when it fails: a daemon with the wrong
+identity must not serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tlsmgr.log import Fatal
+from tlsmgr.sessions.seal import KEY_BYTES, Entry, Seal
+from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, create, remove
+
+
+class Identity(NamedTuple):
+    """The user to become. ``drops``: privileges are given up; ``chroots``: the root changes."""
+
+    name: str
+    uid: int
+    gid: int
+    drops: bool = False
+    chroots: bool = False
+
+
+@contextlib.contextmanager
+def effective(identity: Identity) -> Iterator[None]:
+    """Act as that user for a while (Postfix set_eugid.c), when privileges will be dropped."""
+    if not identity.drops:
+        yield
+        return
+    uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+    try:
+        os.setegid(identity.gid)
+        os.setgroups([identity.gid])
+        os.seteuid(identity.uid)
+        yield
+    except PermissionError as error:
+        raise Fatal(f"set_eugid: {error.strerror}") from None
+    finally:
+        os.seteuid(uid)
+        os.setegid(gid)
+        os.setgroups(groups)
+
+
+def enter(identity: Identity, root_directory: str) -> None:
+    """Change the root directory and become the user, for good (Postfix chroot_uid.c)."""
+    try:
+        if identity.drops:
+            os.setgid(identity.gid)
+            os.initgroups(identity.name, identity.gid)
+        if identity.chroots:
+            os.chroot(root_directory)
+            os.chdir("/")
+        if identity.drops:
+            os.setuid(identity.uid)
+    except OSError as error:
+        raise Fatal(f"cannot become user {identity.name}: {error.strerror}") from None
+
+
+def rehearse(directory: int | None) -> None:
+    """Use everything once that is loaded late: LMDB, ciphers, codecs, error texts.
+
+    ``directory`` is one in which a cache will be kept; a scratch file is made there and removed.
+    Without one there are no caches and nothing of LMDB is needed.
+    """
+    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES))
+    serial = bytes(6)
+    record = seal.close(serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
+    assert seal.open(serial, record) is not None
+    assert seal.open(serial, record[:-1]) is None
+    if directory is not None:
+        with contextlib.suppress(StoreError):
+            _use_a_store(StoreFile(directory, f"rehearsal-{os.getpid()}", 1 << 20), serial, record)
+
+
+def _use_a_store(file: StoreFile, serial: bytes, record: bytes) -> None:
+    os.close(create(file))
+    try:
+        store = Store(file)
+        with store.writing() as batch:
+            batch.append(bytes(16), Record(serial, record))
+        store.read(bytes(16))
+        store.read_from(b"", 1)
+        store.clear_stale_readers()
+        store.close()
+    finally:
+        remove(file)
+    Store(file)  # which is not there: the way an error takes

@@ -1,0 +1,282 @@
+"""parent - forks workers, reaps and replaces them, and runs the maintenance between.
+
+The parent owns what all share and never sees a byte of a client. Its loop waits for the earliest
+thing due, and then: acts on queued signals, reaps (frees the locks that a dead worker held, keeps
+its counts, clears its slot), spawns what is missing, ends workers that hang, runs due jobs. Signal
+handlers do nothing; the numbers come in through a pipe.
+
+A worker that dies is replaced at once; when it dies young again and again, after a growing pause.
+A worker that can't start at all (BOOT_ERROR, or so many deaths in a row before any worker served)
+ends the parent: one clear message, status 1. A worker without a heartbeat for ``daemon_timeout`` is
+sent SIGABRT, then SIGKILL. When the parent ends, by whatever cause, the lifeline closes and the
+workers go; at an orderly end it waits for them, and kills what is left after ``STOP_TIME``.
+
+The only file that forks or waits. Takes the locks of pool and ticket keys as slot 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tlsmgr import log
+from tlsmgr.processes import worker
+from tlsmgr.processes.heritage import Heritage
+from tlsmgr.processes.janitor import Janitor
+
+STOP_TIME = 0.7  # seconds for workers to end by themselves
+ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
+YOUNG = 1.0  # seconds; a worker that dies before this age died young
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
+FUTILE_STARTS = 10  # deaths in a row before any worker served
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PARENTS_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD)
+_IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+@dataclass
+class Child:
+    """A worker as the parent sees it."""
+
+    slot: int
+    pid: int
+    started: float  # time.monotonic()
+    aborted: float = 0.0  # when it was sent SIGABRT
+    retired: bool = False  # it was told to go and will be replaced
+
+
+class CannotServe(Exception):
+    """No worker can start; the text says why."""
+
+
+class Parent:
+    """The loop. ``on_ready`` is called once, when every worker serves for the first time."""
+
+    def __init__(
+        self,
+        heritage: Heritage,
+        workers: int,
+        daemon_timeout: float,
+        janitor: Janitor,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._heritage = heritage
+        self._daemon_timeout = daemon_timeout
+        self._janitor = janitor
+        self._on_ready: Callable[[], None] | None = on_ready
+        self._children: dict[int, Child] = {}  # by pid
+        self._vacant = dict.fromkeys(range(1, workers + 1), 0.0)  # slot: when to fill it
+        self._pause = 0.0
+        self._futile = 0
+        self._stopping = False
+        self._last_acts: list[Callable[[float], object]] = []
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._poll = select.poll()
+
+    def watch(self, descriptor: int, act: Callable[[], object]) -> None:
+        """Have ``act`` called when the descriptor becomes readable or closes."""
+        self._watched[descriptor] = act
+        self._poll.register(descriptor, select.POLLIN)
+
+    def at_end(self, act: Callable[[float], object]) -> None:
+        """Have ``act`` called with the time of day when no worker is left."""
+        self._last_acts.append(act)
+
+    def stop(self) -> None:
+        """End the loop after this turn."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises CannotServe; in any case no worker is left."""
+        with self._pipes(), self._signals():
+            try:
+                while not self._stopping:
+                    self._turn()
+            finally:
+                self._end_workers()
+                for act in self._last_acts:
+                    act(time.time())
+
+    # Set-up.
+
+    @contextlib.contextmanager
+    def _pipes(self) -> Iterator[None]:
+        lifeline, self._lifeline_end = os.pipe()
+        self._bell_end, bell = os.pipe()
+        os.set_blocking(bell, False)
+        os.set_blocking(self._bell_end, False)
+        self._worker_pipes = worker.Pipes(lifeline, bell)
+        self.watch(self._bell_end, lambda: _drain(self._bell_end))
+        yield
+        for descriptor in (lifeline, bell, self._bell_end):
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        self._signal_end, end = os.pipe()
+        os.set_blocking(end, False)
+        os.set_blocking(self._signal_end, False)
+        self.watch(self._signal_end, self._take_signals)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        for number in _PARENTS_SIGNALS:
+            signal.signal(number, _queued)
+        for number in _IGNORED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        yield
+        signal.set_wakeup_fd(-1)
+
+    # The loop.
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._fill_slots(now)
+        delay = min(self._janitor.run(), self._end_the_hung(now), self._next_spawn(now))
+        for descriptor, _ in self._poll.poll(max(0.0, delay) * 1000):
+            self._watched[descriptor]()
+        self._reap()
+        self._look_for_readiness()
+
+    def _take_signals(self) -> None:
+        numbers = set(_drain(self._signal_end))
+        if numbers & set(_STOP_SIGNALS):
+            self.stop()
+
+    def _look_for_readiness(self) -> None:
+        if self._on_ready is None or self._vacant:
+            return
+        if all(self._heritage.vital.last_beat(c.slot) for c in self._children.values()):
+            self._on_ready()
+            self._on_ready = None
+
+    # Workers come.
+
+    def _next_spawn(self, now: float) -> float:
+        return min((due - now for due in self._vacant.values()), default=60.0)
+
+    def _fill_slots(self, now: float) -> None:
+        for slot in [slot for slot, due in self._vacant.items() if due <= now]:
+            del self._vacant[slot]
+            self._spawn(slot)
+
+    def _spawn(self, slot: int) -> None:
+        # Until the child has its own ways, a signal to it would end up in the parent's pipe.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+        pid = os.fork()
+        if pid == 0:
+            status = worker.DEFECT
+            try:
+                _forget_the_parents_signals()
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+                status = worker.main(self._heritage, slot, self._worker_pipes)
+            finally:
+                os._exit(status)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        self._children[pid] = Child(slot, pid, time.monotonic())
+
+    # Workers go.
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            child = self._children.pop(pid, None)
+            if child is not None:
+                self._bury(child, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, child: Child, code: int) -> None:
+        """Put in order what a dead worker left, and plan its successor."""
+        served = self._heritage.vital.last_beat(child.slot) > 0
+        self._heritage.vital.clear(child.slot)
+        if self._heritage.pool.recover(child.slot) | self._heritage.ticket_keys.recover(child.slot):
+            log.info(f"freed a lock that worker pid {child.pid} held when it died")
+        self._heritage.stats.collect(child.slot)
+        if self._stopping:
+            return
+        if not child.retired:
+            log.warning(f"worker pid {child.pid} {_end_in_words(code)}")
+            self._janitor.worker_died(code)
+        if code == worker.BOOT_ERROR:
+            raise CannotServe("workers cannot start; see the messages above")
+        self._plan_successor(child, served)
+
+    def _plan_successor(self, child: Child, served: bool) -> None:
+        now = time.monotonic()
+        self._futile = 0 if served else self._futile + 1
+        if self._futile >= FUTILE_STARTS:
+            raise CannotServe(f"{FUTILE_STARTS} workers in a row died before they could serve")
+        if now - child.started >= YOUNG or child.retired:
+            self._pause = 0.0
+        else:
+            self._pause = min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+        self._vacant[child.slot] = now + self._pause
+
+    def _end_the_hung(self, now: float) -> float:
+        """End workers without a heartbeat; returns the seconds until to look again."""
+        for child in self._children.values():
+            beat = self._heritage.vital.last_beat(child.slot) or child.started
+            if child.aborted:
+                if now - child.aborted >= ABORT_TIME:
+                    _kill(child.pid, signal.SIGKILL)
+            elif now - beat > self._daemon_timeout:
+                log.warning(f"worker pid {child.pid} does not respond: ending it")
+                child.aborted = now
+                _kill(child.pid, signal.SIGABRT)
+        waits_to_kill = any(child.aborted for child in self._children.values())
+        return ABORT_TIME / 2 if waits_to_kill else self._daemon_timeout / 3
+
+    def retire_workers(self) -> None:
+        """Have every worker replaced by a fresh one: their cache files were made anew."""
+        for child in self._children.values():
+            child.retired = True
+            _kill(child.pid, signal.SIGTERM)
+
+    def _end_workers(self) -> None:
+        """Close the lifeline and wait; at the end nobody is left."""
+        self._stopping = True
+        os.close(self._lifeline_end)
+        deadline = time.monotonic() + STOP_TIME
+        while self._children and (left := deadline - time.monotonic()) > 0:
+            self._poll.poll(left * 1000)
+            _drain(self._signal_end)
+            _drain(self._bell_end)
+            self._reap()
+        for child in self._children.values():
+            _kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+        self._children.clear()
+
+
+def _queued(*_: object) -> None:
+    """The handler of signals that the loop takes from the pipe."""
+
+
+def _forget_the_parents_signals() -> None:
+    """In a worker: only SIGTERM means something, and master's or a terminal's go to the parent."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _drain(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except BlockingIOError:
+        return b""
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _end_in_words(code: int) -> str:
+    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"

@@ -1,0 +1,186 @@
+"""service - the meaning of the six requests: one table from request to handler, no I/O.
+
+Run by workers. A handler is given the context (caches, ticket keys, pool) and a request that is
+well-formed, and returns the bytes of the reply; whatever the client sent, it returns one. Updates
+and deletes come back as a ``Deferred`` instead: the worker hands in all of one turn of its loop
+together with ``settle``, which carries them out as one transaction a cache and returns the replies.
+
+Rules: Postfix tlsmgr.c (tlsmgr_service). A type that is not known or a seed size out of range is
+the client's fault: status -2 and one warning, as in stock. What is not there is status -1. A pool
+that can't deliver is status -1 and never weak bytes. Anything raised here is a defect of ours.
+Time is passed in, in whole seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tlsmgr import log
+from tlsmgr.prng.pool import EntropyError, Pool
+from tlsmgr.sessions.cache import Change, SessionCache
+from tlsmgr.stats import INDEX
+from tlsmgr.tickets import NAME_BYTES, TicketKeys
+from tlsmgr.wire import (
+    BAD_REQUEST,
+    FAILED,
+    OK,
+    Delete,
+    Lookup,
+    Malformed,
+    Policy,
+    Request,
+    Seed,
+    TicketKey,
+    Update,
+    write_reply,
+)
+
+MAX_SEED = 255  # bytes (Postfix tlsmgr.c: UCHAR_MAX)
+
+
+class CacheType(NamedTuple):
+    """What the service knows of a cache type: its policy, and its cache if one is configured."""
+
+    timeout: int
+    cache: SessionCache | None
+
+    @property
+    def cachable(self) -> bool:
+        """A database is configured and sessions live at all."""
+        return self.cache is not None and self.timeout > 0
+
+
+class Context(NamedTuple):
+    """All that handlers work on. ``counts`` is the worker's own row of the counter table."""
+
+    cache_types: Mapping[bytes, CacheType]
+    ticket_keys: TicketKeys
+    pool: Pool
+    counts: memoryview
+
+
+class Deferred(NamedTuple):
+    """A change that waits for ``settle``: the request it came from, and the cache it is for."""
+
+    request: Update | Delete
+    cache: SessionCache
+    change: Change
+
+
+def handle(context: Context, request: Request, now: int) -> bytes | Deferred:
+    """The reply to a request, or the change that it asks for."""
+    handler, counter = _HANDLERS[type(request)]
+    context.counts[counter] += 1
+    return handler(context, request, now)
+
+
+def refuse(malformed: Malformed) -> bytes:
+    """The reply to what was no request: status -2, in the shape of the request it tried to be."""
+    return write_reply(malformed.shape, BAD_REQUEST)
+
+
+def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
+    """Carry out the changes, in order, one transaction a cache; the replies in the same order."""
+    done: dict[int, bool] = {}
+    for cache_type in context.cache_types.values():
+        cache = cache_type.cache
+        if cache is None:
+            continue
+        mine = [i for i, item in enumerate(deferred) if item.cache is cache]
+        if mine or cache.has_expired:
+            context.counts[_BATCHES] += 1
+            done.update(zip(mine, cache.apply([deferred[i].change for i in mine], now)))
+    return [
+        write_reply(type(item.request), OK if done[i] else FAILED)
+        for i, item in enumerate(deferred)
+    ]
+
+
+# One handler a request.
+
+
+def _seed(context: Context, request: Seed, now: int) -> bytes:
+    if not 1 <= request.size <= MAX_SEED:
+        log.warning(f'bogus seed length "{request.size}" in "seed" request')
+        return write_reply(Seed, BAD_REQUEST)
+    try:
+        return write_reply(Seed, OK, context.pool.extract(request.size))
+    except EntropyError as error:
+        log.warning(f"no random bytes for a client: {error}")
+        return write_reply(Seed, FAILED)
+
+
+def _policy(context: Context, request: Policy, now: int) -> bytes:
+    cache_type = context.cache_types.get(request.cache_type)
+    if cache_type is None:
+        return _bogus_cache_type(request.cache_type, "policy", Policy)
+    return write_reply(Policy, OK, cache_type.cachable, cache_type.timeout)
+
+
+def _lookup(context: Context, request: Lookup, now: int) -> bytes:
+    cache = _cache(context, request)
+    if cache is None:
+        return _no_cache(context, request, "lookup")
+    session = cache.lookup(request.cache_id, now)
+    if session is None:
+        return write_reply(Lookup, FAILED)
+    context.counts[_HITS] += 1
+    return write_reply(Lookup, OK, session)
+
+
+def _update(context: Context, request: Update, now: int) -> bytes | Deferred:
+    cache = _cache(context, request)
+    if cache is None:
+        return _no_cache(context, request, "update")
+    return Deferred(request, cache, Change(request.cache_id, request.session))
+
+
+def _delete(context: Context, request: Delete, now: int) -> bytes | Deferred:
+    cache = _cache(context, request)
+    if cache is None:
+        return _no_cache(context, request, "delete")
+    return Deferred(request, cache, Change(request.cache_id, None))
+
+
+def _ticket_key(context: Context, request: TicketKey, now: int) -> bytes:
+    name = request.keyname
+    if len(name) not in (0, NAME_BYTES):
+        log.warning(f"invalid session ticket key name length: {len(name)}")
+        return write_reply(TicketKey, BAD_REQUEST)
+    keys = context.ticket_keys
+    try:
+        key = keys.named(name, now) if name else keys.current(now)
+    except EntropyError as error:
+        log.warning(f"no random bytes for a ticket key: {error}")
+        key = None
+    return write_reply(TicketKey, FAILED) if key is None else write_reply(TicketKey, OK, key)
+
+
+def _cache(context: Context, request: Lookup | Update | Delete) -> SessionCache | None:
+    cache_type = context.cache_types.get(request.cache_type)
+    return None if cache_type is None else cache_type.cache
+
+
+def _no_cache(context: Context, request: Lookup | Update | Delete, name: str) -> bytes:
+    """A type that is known but has no database gets the same status, and no warning."""
+    if request.cache_type not in context.cache_types:
+        return _bogus_cache_type(request.cache_type, name, type(request))
+    return write_reply(type(request), BAD_REQUEST)
+
+
+def _bogus_cache_type(cache_type: bytes, name: str, shape: type[Request]) -> bytes:
+    text = cache_type[:100].decode("utf-8", "surrogateescape")
+    log.warning(f'bogus cache type "{text}" in "{name}" request')
+    return write_reply(shape, BAD_REQUEST)
+
+
+_HITS, _BATCHES = INDEX["hits"], INDEX["batches"]
+_HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], bytes | Deferred], int]] = {
+    Seed: (_seed, INDEX["seed"]),
+    Policy: (_policy, INDEX["policy"]),
+    Lookup: (_lookup, INDEX["lookup"]),
+    Update: (_update, INDEX["update"]),
+    Delete: (_delete, INDEX["delete"]),
+    TicketKey: (_ticket_key, INDEX["tktkey"]),
+}

@@ -1,0 +1,217 @@
+"""cache - a TLS session cache: lookup, update and delete by cache id, with expiry and limits.
+
+Workers look up without a lock and hand in their updates and deletes together, once a turn of their
+loop, as one transaction of the store. What Postfix's tls_scache.c promises holds: an entry is
+expired when ``saved + timeout < now`` and not a second earlier, whatever the clock did; an expired
+entry answers "not found" and goes. Over a limit (bytes of pages in use, or entries) the oldest go
+first, and an update never fails for it.
+
+A cache whose file is missing, full or damaged answers misses and accepts updates; that is one
+warning in ten minutes and never fatal. Damage is reported to the parent, which makes the file anew.
+Log lines at TLS log level 2 are stock's. Nothing else is ever logged of an entry than id and size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tlsmgr import log
+from tlsmgr.sessions.seal import Entry
+from tlsmgr.sessions.shared import SharedCache
+from tlsmgr.sessions.store import Batch, Record, Store, StoreError, StoreFull
+
+WARNING_INTERVAL = 600.0  # seconds between two warnings about the same trouble
+_EVICTED_WHEN_FULL = 64  # of this many records, one goes when the map itself is full
+
+
+class CacheRules(NamedTuple):
+    """What the configuration says of one cache. Times in seconds, 0 entries: no such limit."""
+
+    cache_type: str
+    timeout: int
+    size_limit: int
+    entry_limit: int
+    logging: bool
+
+
+class Change(NamedTuple):
+    """Store ``session`` under ``cache_id``; with None for a session: forget what is there."""
+
+    cache_id: bytes
+    session: bytes | None
+
+    def __repr__(self) -> str:
+        return f"Change({'delete' if self.session is None else 'update'})"
+
+
+class SessionCache:
+    """One cache, in one process. ``store`` is None when there is no usable file."""
+
+    def __init__(self, rules: CacheRules, shared: SharedCache, store: Store | None) -> None:
+        self.rules = rules
+        self._shared = shared
+        self._seal = shared.seal()
+        self._store = store
+        self._expired: list[bytes] = []  # ids that lookups found expired, to go with the next batch
+        self._limit = log.Limit(WARNING_INTERVAL)
+
+    @property
+    def has_expired(self) -> bool:
+        """Lookups found expired entries: ``apply`` is due even without changes."""
+        return bool(self._expired)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def lookup(self, cache_id: bytes, now: int) -> bytes | None:
+        """The session, or None when there is none or it is expired at ``now``."""
+        entry = self._read(cache_id)
+        if self.rules.logging:
+            self._log_lookup(cache_id, entry)
+        if entry is None:
+            return None
+        if entry.saved + self.rules.timeout < now:
+            self._expired.append(cache_id)
+            return None
+        return entry.session
+
+    def apply(self, changes: Sequence[Change], now: int) -> list[bool]:
+        """Carry out the changes in order, as one transaction that is visible to all on return.
+
+        For each says whether it was done: an update always is, a delete when there was an entry.
+        """
+        try:
+            return self._apply(changes, now)
+        except StoreFull:
+            self._make_room()
+        except StoreError as error:
+            self._complain(error)
+        try:
+            return self._apply(changes, now)
+        except StoreError as error:
+            self._complain(error)
+            return [change.session is not None for change in changes]
+
+    def size(self) -> tuple[int, int]:
+        """Entries, and bytes of the pages they take."""
+        if self._store is None:
+            return 0, 0
+        with self._store.writing() as batch:
+            return batch.entries(), batch.used_bytes()
+
+    # The file.
+
+    def _read(self, cache_id: bytes) -> Entry | None:
+        if self._store is None:
+            return None
+        try:
+            record = self._store.read(self._seal.digest(cache_id))
+        except StoreError as error:
+            self._complain(error)
+            return None
+        entry = None if record is None else self._seal.open(record.serial, record.data)
+        return entry if entry is not None and entry.cache_id == cache_id else None
+
+    def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
+        if self._store is None:
+            return [change.session is not None for change in changes]
+        expired, self._expired = self._expired, []
+        with self._store.writing() as batch:
+            for cache_id in expired:
+                self._delete_if_expired(batch, cache_id, now)
+            done = [self._change(batch, change, now) for change in changes]
+            self._evict(batch)
+        return done
+
+    def _change(self, batch: Batch, change: Change, now: int) -> bool:
+        digest = self._seal.digest(change.cache_id)
+        if change.session is None:
+            record = batch.find(digest)
+            self._log_delete(change.cache_id)
+            return record is not None and batch.remove(record.serial, digest)
+        serial = self._shared.next_serial()
+        entry = Entry(now, change.cache_id, change.session)
+        batch.append(digest, Record(serial, self._seal.close(serial, entry)))
+        self._log_update(entry)
+        return True
+
+    def _delete_if_expired(self, batch: Batch, cache_id: bytes, now: int) -> None:
+        digest = self._seal.digest(cache_id)
+        record = batch.find(digest)
+        entry = None if record is None else self._seal.open(record.serial, record.data)
+        if record is None or entry is None or entry.saved + self.rules.timeout >= now:
+            return
+        batch.remove(record.serial, digest)
+        self._log_delete(cache_id)
+
+    # Limits.
+
+    def _evict(self, batch: Batch) -> None:
+        """Let the oldest go until both limits hold."""
+        limit = self.rules.entry_limit
+        while (limit and batch.entries() > limit) or batch.used_bytes() > self.rules.size_limit:
+            if not self._evict_oldest(batch):
+                return
+
+    def _evict_oldest(self, batch: Batch) -> bool:
+        record = batch.oldest()
+        if record is None:
+            return False
+        entry = self._seal.open(record.serial, record.data)
+        batch.remove(record.serial, entry and self._seal.digest(entry.cache_id))
+        return True
+
+    def _make_room(self) -> None:
+        """The map is full, which the limits should prevent: let a part of the entries go."""
+        if self._store is None:
+            return
+        try:
+            with self._store.writing() as batch:
+                for _ in range(1 + batch.entries() // _EVICTED_WHEN_FULL):
+                    self._evict_oldest(batch)
+        except StoreError as error:
+            self._complain(error)
+
+    # Words.
+
+    def _complain(self, error: StoreError) -> None:
+        self._limit.warning(
+            "store",
+            f"{self.rules.cache_type} TLS session cache: {error};"
+            " sessions are not kept until this is over",
+            time.monotonic(),
+        )
+        if not isinstance(error, StoreFull) and "No space left" not in str(error):
+            self._shared.report_damage()
+
+    def _log_lookup(self, cache_id: bytes, entry: Entry | None) -> None:
+        log.info(f"lookup {self.rules.cache_type} session id={_text(cache_id)}")
+        if entry is not None:
+            log.info(f"read {self._described(entry)}")
+
+    def _log_update(self, entry: Entry) -> None:
+        if self.rules.logging:
+            log.info(
+                f"put {self.rules.cache_type} session id={_text(entry.cache_id)}"
+                f" [data {len(entry.session)} bytes]"
+            )
+            log.info(f"write {self._described(entry)}")
+
+    def _log_delete(self, cache_id: bytes) -> None:
+        if self.rules.logging:
+            log.info(f"delete {self.rules.cache_type} session id={_text(cache_id)}")
+
+    def _described(self, entry: Entry) -> str:
+        return (
+            f"{self.rules.cache_type} TLS cache entry {_text(entry.cache_id)}:"
+            f" time={entry.saved} [data {len(entry.session)} bytes]"
+        )
+
+
+def _text(cache_id: bytes) -> str:
+    return cache_id.decode("utf-8", "surrogateescape")

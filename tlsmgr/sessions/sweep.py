@@ -1,0 +1,109 @@
+"""sweep - the parent's walk through a session cache: expired entries out, a digest into the pool.
+
+One sweep at start and one every ``timeout`` seconds (Postfix tlsmgr.c, tlsmgr_cache_run_event), a
+bounded slice at a time, so that workers keep the file and the CPU: a slice opens the file, reads at
+most ``SLICE_RECORDS`` without a lock, deletes the expired among them in transactions of at most
+``BATCH_RECORDS``, and closes the file, because the parent forks.
+
+Several processes write, so an entry is looked at again inside the transaction that deletes it: a
+serial never names two entries, hence a record that still has its serial is still expired, and one
+that was replaced has gone. What the sweep passes is digested for the PRNG pool, as tlsmgr(8)
+promises. A file that can't be opened is reported as damage; nothing is fatal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from tlsmgr import log
+from tlsmgr.sessions.cache import CacheRules
+from tlsmgr.sessions.seal import saved_time
+from tlsmgr.sessions.shared import SharedCache
+from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile
+
+SLICE_RECORDS = 500
+BATCH_RECORDS = 50
+PAUSE = 0.02  # seconds between two slices of a sweep
+STIR_BYTES = 64  # of each record that go into the digest
+
+
+class Sweep:
+    """The sweeps of one cache. ``stir`` takes bytes for the PRNG pool."""
+
+    def __init__(
+        self,
+        rules: CacheRules,
+        shared: SharedCache,
+        file: StoreFile,
+        stir: Callable[[bytes], None],
+    ) -> None:
+        self._rules = rules
+        self._shared = shared
+        self._seal = shared.seal()
+        self._file = file
+        self._stir = stir
+        self._position = b""  # serial at which the next slice starts
+        self._started = 0.0
+        self.passed = 0  # records seen by all sweeps
+        self.deleted = 0  # expired ones among them
+
+    def run(self, now: float) -> float:
+        """Do one slice; returns the seconds until the next one is due."""
+        if not self._position:
+            self._started = now
+            if self._rules.logging:
+                log.info(
+                    "tlsmgr_cache_run_event: start TLS"
+                    f" {self._rules.cache_type} session cache cleanup"
+                )
+        try:
+            finished = self._slice(int(now))
+        except StoreError:
+            self._shared.report_damage()
+            finished = True
+        if not finished:
+            return PAUSE
+        self._position = b""
+        return max(PAUSE, self._started + self._rules.timeout - now)
+
+    def _slice(self, now: int) -> bool:
+        """One slice; True when it reached the end."""
+        store = Store(self._file)
+        try:
+            store.clear_stale_readers()
+            records = store.read_from(self._position, SLICE_RECORDS)
+            self._stir_in(records)
+            expired = [r for r in records if saved_time(r.data) + self._rules.timeout < now]
+            for start in range(0, len(expired), BATCH_RECORDS):
+                self._delete(store, expired[start : start + BATCH_RECORDS])
+        finally:
+            store.close()
+        self.passed += len(records)
+        if len(records) < SLICE_RECORDS:
+            return True
+        self._position = _after(records[-1].serial)
+        return False
+
+    def _stir_in(self, records: list[Record]) -> None:
+        if records:
+            digest = blake2b(digest_size=32)
+            for record in records:
+                digest.update(record.data[-STIR_BYTES:])
+            self._stir(digest.digest())
+
+    def _delete(self, store: Store, expired: list[Record]) -> None:
+        entries = [(record, self._seal.open(*record)) for record in expired]
+        with store.writing() as batch:
+            for record, entry in entries:
+                digest = entry and self._seal.digest(entry.cache_id)
+                self.deleted += batch.remove(record.serial, digest)
+        if self._rules.logging:
+            for _, entry in entries:
+                if entry is not None:
+                    cache_id = entry.cache_id.decode("utf-8", "surrogateescape")
+                    log.info(f"delete {self._rules.cache_type} session id={cache_id}")
+
+
+def _after(serial: bytes) -> bytes:
+    return (int.from_bytes(serial, "big") + 1).to_bytes(len(serial), "big")

@@ -1,0 +1,226 @@
+"""reader - bytes to requests: ``read_whole`` for nearly every segment, ``RequestReader`` for all.
+
+The two agree: what read_whole returns is what RequestReader would yield for the same bytes, and
+nothing else. RequestReader is a machine of three questions, in this order: is a refused list's
+remainder being skipped, is it a name's turn or a value's, and what name is wanted now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tlsmgr.wire.forms import (
+    COMPLAINT_LIMIT,
+    FIRST_NAME,
+    FORMS,
+    NUL,
+    REQUEST_LIMIT,
+    WAKE_UP_NAME,
+    Event,
+    Form,
+    Malformed,
+    Remark,
+    Request,
+    WakeUp,
+)
+
+# The even fields of a split request are its attribute names, up to the list terminator.
+_NAMES: Mapping[bytes, list[bytes]] = {
+    name: [FIRST_NAME, *form.names, b""] for name, form in FORMS.items()
+}
+
+
+def read_whole(segment: bytes) -> Request | None:
+    """The request, when ``segment`` is exactly one and well-formed; else None: ask RequestReader.
+
+    It may say None to a good request; it never says anything that RequestReader would not.
+    """
+    fields = segment.split(NUL)
+    try:
+        names = _NAMES[fields[1]]
+        if fields[0::2] != names or len(fields) != 2 * len(names) or fields[-1]:
+            return None
+        form = FORMS[fields[1]]
+        return form.make(
+            *[parse(text) for parse, text in zip(form.parsers, fields[3::2], strict=False)]
+        )
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+class RequestReader:
+    """Bytes of one connection in, events out. Makes no system call.
+
+    ``source`` is what complaints call the connection: "tlsmgr socket".
+    """
+
+    __slots__ = (
+        "_at_value", "_buffer", "_field", "_form", "_held", "_scan", "_size", "_skipping",
+        "_source", "_values",
+    )  # fmt: skip
+
+    def __init__(self, source: str = "tlsmgr socket") -> None:
+        self._source = source
+        self._buffer = bytearray()
+        self._field = 0  # where the current field starts
+        self._scan = 0  # no NUL between there and here
+        self._held: Request | None = None  # a request whose remark went out first
+        self._start_list()
+
+    def _start_list(self) -> None:
+        self._size = 0  # bytes of this list before the current field
+        self._form: Form | None = None
+        self._values: list[Any] = []
+        self._at_value = False
+        self._skipping = False
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Not one field of the current list was read yet."""
+        return self._form is None and not self._at_value and not self._skipping
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is held: the next segment starts a request, as far as can be told."""
+        return not self._buffer and self._is_fresh and self._held is None
+
+    def receive(self, segment: bytes) -> None:
+        """Append what a read returned. Call ``next_event`` until it is None afterwards."""
+        if segment.startswith(FIRST_NAME + NUL) and self._is_adrift:
+            self._buffer.clear()
+            self._field = self._scan = 0
+            self._start_list()
+        self._buffer += segment
+
+    @property
+    def _is_adrift(self) -> bool:
+        """Only a refused list's remainder, or stray NULs, lie before the next segment."""
+        if self._skipping:
+            return self._field == len(self._buffer)
+        return self._is_fresh and not self._buffer.strip(NUL)
+
+    def next_event(self) -> Event | None:
+        """The next event, or None when more bytes are needed."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
+        while (end := self._buffer.find(0, self._scan)) >= 0:
+            if end == self._field and self._is_fresh and len(self._buffer) - end <= 2:
+                break  # stock has no answer to an empty list of less than three bytes
+            event = self._take_field(end)
+            if event is not None:
+                return event
+        else:
+            self._scan = len(self._buffer)
+        self._forget_what_was_read()
+        return self._refuse_if_oversized()
+
+    def end_of_input(self) -> Malformed | None:
+        """What to answer when the peer stopped sending: only half a known request is worth it."""
+        if self._form is None or self._skipping:
+            return None
+        part = "value" if self._at_value else "name"
+        problem = "unexpected" if len(self._buffer) > self._field else "premature"
+        return self._refuse(
+            f"{problem} end-of-input on {self._source} while reading input attribute {part}"
+        )
+
+    # Field by field.
+
+    def _take_field(self, end: int) -> Event | None:
+        field = bytes(self._buffer[self._field : end])
+        self._size += len(field) + 1
+        self._field = self._scan = end + 1
+        if self._size > REQUEST_LIMIT and not self._skipping:
+            return self._refuse_if_oversized()
+        return self._take_value(field) if self._at_value else self._take_name(field)
+
+    def _take_name(self, name: bytes) -> Event | None:
+        if self._skipping:
+            self._at_value = name != b""
+            if not name:
+                self._start_list()
+            return None
+        wanted = self._wanted()
+        if name and name == wanted:
+            self._at_value = True
+            return None
+        if name:
+            return self._take_unexpected(name, wanted)
+        return self._finish() if not wanted else self._end_early(wanted)
+
+    def _wanted(self) -> bytes:
+        """The name that must come now; empty when it is the list terminator's turn."""
+        if self._form is None:
+            return FIRST_NAME
+        names = self._form.names
+        return names[len(self._values)] if len(self._values) < len(names) else b""
+
+    def _finish(self) -> Request:
+        assert self._form is not None
+        request = self._form.make(*self._values)
+        self._start_list()
+        return request
+
+    def _end_early(self, wanted: bytes) -> Malformed:
+        refusal = self._refuse(f"missing attribute {_text(wanted)} in input from {self._source}")
+        if wanted != FIRST_NAME:  # behind an empty list comes the rest of the rubbish, as in stock
+            self._start_list()
+        return refusal
+
+    def _take_unexpected(self, name: bytes, wanted: bytes) -> Event:
+        if self._is_fresh and name == WAKE_UP_NAME and self._field == len(self._buffer):
+            return WakeUp()
+        complaint = (
+            f"unexpected attribute {_text(name)} from {self._source}"
+            f" (expecting: {_text(wanted) or '(list terminator)'})"
+        )
+        if wanted:
+            refusal = self._refuse(complaint)
+            self._at_value = True
+            return refusal
+        self._held = self._finish()
+        self._skipping = self._at_value = True
+        return Remark(complaint)
+
+    def _take_value(self, value: bytes) -> Event | None:
+        self._at_value = False
+        if self._skipping:
+            return None
+        if self._form is None:
+            self._form = FORMS.get(value)
+            if self._form is None:
+                return self._refuse(f'unknown request "{_text(value)}" from {self._source}')
+            return None
+        try:
+            self._values.append(self._form.parsers[len(self._values)](value))
+        except ValueError as problem:
+            return self._refuse(
+                f"{problem} from {self._source} while reading input attribute value: {_text(value)}"
+            )
+        return None
+
+    # Refusing.
+
+    def _refuse(self, complaint: str, final: bool = False) -> Malformed:
+        shape = self._form.shape if self._form is not None else None
+        self._skipping = True
+        return Malformed(shape, complaint, final)
+
+    def _refuse_if_oversized(self) -> Malformed | None:
+        held = self._size + len(self._buffer) - self._field
+        if self._skipping or held <= REQUEST_LIMIT:
+            return None
+        return self._refuse(f"request from {self._source} over {REQUEST_LIMIT} bytes", final=True)
+
+    def _forget_what_was_read(self) -> None:
+        del self._buffer[: self._field]
+        if self._skipping:
+            del self._buffer[1:]  # that the field is not empty is all that matters of it
+        self._scan = max(0, min(self._scan - self._field, len(self._buffer)))
+        self._field = 0
+
+
+def _text(value: bytes) -> str:
+    return value[:COMPLAINT_LIMIT].decode("utf-8", "surrogateescape")

@@ -1,0 +1,55 @@
+"""reply - replies to bytes: one writer a request, chosen by the request's class.
+
+Attribute names and their order are fixed (Postfix tls_mgr.h, tlsmgr.c); numbers travel as unsigned
+32-bit decimals, so that -1 is 4294967295 (attr_print0.c).
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable, Mapping
+
+from tlsmgr.wire.forms import Delete, Lookup, Policy, Request, Seed, TicketKey, Update
+
+
+def _status_alone(status: int) -> bytes:
+    return b"status\0%d\0\0" % (status & 0xFFFFFFFF)
+
+
+def _status_and_data(name: bytes) -> Callable[..., bytes]:
+    template = b"status\0%d\0" + name + b"\0%b\0\0"
+
+    def write(status: int, data: bytes = b"") -> bytes:
+        return template % (status & 0xFFFFFFFF, binascii.b2a_base64(data, newline=False))
+
+    return write
+
+
+def _policy(status: int, cachable: bool = False, timeout: int = 0) -> bytes:
+    return b"status\0%d\0cachable\0%d\0timeout\0%d\0\0" % (
+        status & 0xFFFFFFFF,
+        cachable,
+        timeout,
+    )
+
+
+_WRITERS: Mapping[type[Request] | None, Callable[..., bytes]] = {
+    Seed: _status_and_data(b"seed"),
+    Policy: _policy,
+    Lookup: _status_and_data(b"session"),
+    Update: _status_alone,
+    Delete: _status_alone,
+    TicketKey: _status_and_data(b"keybuf"),
+    None: _status_alone,
+}
+
+
+def write_reply(shape: type[Request] | None, status: int, *values: bytes | int) -> bytes:
+    """The reply list for a request of class ``shape`` (None: the request's name was not known).
+
+    ``status`` is OK, FAILED or BAD_REQUEST; ``values`` are what the request's row in the protocol
+    asks for: seed, session, keybuf (bytes), or cachable and timeout (ints). Without values data is
+    empty and numbers are 0, which is what every reply but OK must carry: a stale value in a failed
+    reply is how stock gave one client another's ticket key.
+    """
+    return _WRITERS[shape](status, *values)
