@@ -55,6 +55,9 @@ COMPARISONS: dict[str, Callable[[int], bool]] = {
 }
 """Operators, by the sign of left minus right; in the order of Postfix's message."""
 
+KNOWN_OPERATORS = '"' + '"" or "'.join(COMPARISONS).replace('"" or', '" or', 1) + '"'
+"""The operators with Postfix's quotes: `"==" or "!="" or "<"" or "<="" or ">="" or ">"`."""
+
 
 class Malformed(Exception):
     """A syntax error; the message is the text of the warning."""
@@ -193,8 +196,7 @@ def compare(text: str, names: Mapping[str, str], level: int) -> tuple[str, str]:
     match = OPERATOR.match(rest)
     operator = match[0] if match else ""
     if operator not in COMPARISONS:
-        wanted = " or ".join(f'"{known}"' for known in COMPARISONS)
-        raise Malformed(f'{wanted} expected at: "...{left}}}>>>{head(rest)}"')
+        raise Malformed(f'{KNOWN_OPERATORS} expected at: "...{left}}}>>>{head(rest)}"')
     match = SUFFIX.match(rest, len(operator))
     suffix = match[0] if match else ""
     if suffix not in ORDERS:

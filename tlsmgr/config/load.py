@@ -20,7 +20,7 @@ from types import MappingProxyType
 from tlsmgr.config import syntax
 from tlsmgr.config.expand import Malformed, compatibility_level, expand
 from tlsmgr.config.parameters import COMMON, OURS, TLSMGR, Parameter
-from tlsmgr.config.syntax import Warn
+from tlsmgr.config.syntax import NOTHING, Warn
 from tlsmgr.config.values import Value, convert
 from tlsmgr.log import Fatal
 from tlsmgr.logsockets import FACILITIES
@@ -29,8 +29,6 @@ DEFAULT_DIRECTORY = "/etc/postfix"
 """Where main.cf is when nobody says otherwise."""
 
 OUR_NAMES = frozenset(parameter.name for parameter in OURS)
-
-NO_DEFAULTS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def load(
     warn: Warn,
     *,
     overrides: Sequence[str] = (),
-    defaults: Mapping[str, str] = NO_DEFAULTS,
+    defaults: Mapping[str, str] = NOTHING,
     optional: bool = False,
     process_name: str = "tlsmgr",
     service_name: str = "tlsmgr",
@@ -91,8 +89,8 @@ def load(
     that main.cf may be missing; tlsmgr.cf always may. `warn` gets the text of each warning.
     Fatal for anything wrong.
     """
-    names = {"process_name": process_name, "config_directory": directory, **defaults}
-    names.update(main_cf(f"{directory}/main.cf", optional, warn))
+    given = {"process_name": process_name, "config_directory": directory}
+    names = {**defaults, **main_cf(f"{directory}/main.cf", given, optional, warn)}
     names.update(tlsmgr_cf(f"{directory}/tlsmgr.cf", warn))
     for option in overrides:
         name, value = override(option)
@@ -108,14 +106,14 @@ def load(
     return Configuration(directory, MappingProxyType(values))
 
 
-def main_cf(path: str, optional: bool, warn: Warn) -> dict[str, str]:
-    """The names of main.cf, without those that belong in tlsmgr.cf."""
+def main_cf(path: str, given: Mapping[str, str], optional: bool, warn: Warn) -> dict[str, str]:
+    """The names given before and those of main.cf, without those that belong in tlsmgr.cf."""
     try:
-        names = syntax.load(path, warn)
+        names = syntax.load(path, warn, given)
     except FileNotFoundError as error:
         if not optional:
             raise Fatal(f"open {path}: {error.strerror}") from None
-        return {}
+        return dict(given)
     for name in sorted(OUR_NAMES & names.keys()):
         warn(f"{path}: ignoring {name}: this parameter belongs in tlsmgr.cf")
         del names[name]

@@ -15,7 +15,8 @@ Rules: Postfix readlline.c, split_nameval.c, dict.c.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tlsmgr.log import Fatal
@@ -49,13 +50,16 @@ class Assignment(NamedTuple):
     line: int
 
 
-def load(path: str, warn: Warn) -> dict[str, str]:
-    """Read a file of assignments: name to value, not expanded.
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def load(path: str, warn: Warn, given: Mapping[str, str] = NOTHING) -> dict[str, str]:
+    """Read a file of assignments: name to value, not expanded, on top of those in `given`.
 
     FileNotFoundError passes, as whether a file may be missing is the caller's affair; any other
     failure to read is fatal.
     """
-    return assign(parse(read(path), path, warn), path, warn)
+    return assign(parse(read(path), path, warn), path, warn, given)
 
 
 def read(path: str) -> bytes:
@@ -91,9 +95,11 @@ def read_once(path: str) -> tuple[bytes, float]:
     return content, started - changed
 
 
-def assign(assignments: Iterator[Assignment], path: str, warn: Warn) -> dict[str, str]:
+def assign(
+    assignments: Iterator[Assignment], path: str, warn: Warn, given: Mapping[str, str] = NOTHING
+) -> dict[str, str]:
     """Collect assignments; the last one of a name wins, with a warning when the value differs."""
-    values: dict[str, str] = {}
+    values = dict(given)
     for name, value, line in assignments:
         old = values.get(name, value)
         if old != value:

@@ -82,7 +82,6 @@ class Pool:
         self._noted = 0
         self._pending = b""
         self.attach(0)
-        self._fresh_from_kernel(KERNEL_BYTES)
         self.extract(0)
 
     def attach(self, slot: int) -> None:
@@ -108,7 +107,7 @@ class Pool:
         now = self._clock()
         pid = os.getpid()
         self._counter += 1
-        circumstances = _CIRCUMSTANCES.pack(now & _WORD, pid, self._counter & _WORD, self._noted)
+        circumstances = _CIRCUMSTANCES.pack(now, pid, self._counter, self._noted)
         additional_input = circumstances + self._fresh_from_kernel(KERNEL_BYTES) + self._pending
         if pid != self._pid or not self._lock.acquire(self._slot, self._patience):
             self._patience = IMPATIENCE
@@ -177,7 +176,8 @@ class Pool:
         try:
             data = self._kernel(n)
         except OSError as error:
-            raise EntropyError(f"the kernel's random generator fails: {error.strerror}") from None
+            reason = error.strerror or "no reason given"
+            raise EntropyError(f"the kernel's random generator fails: {reason}") from None
         if len(data) != n:
             raise EntropyError(f"the kernel's random generator gave {len(data)} of {n} bytes")
         return data

@@ -22,29 +22,31 @@ from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, create, 
 
 
 class Identity(NamedTuple):
-    """The user to become. ``drops``: privileges are given up; ``chroots``: the root changes."""
+    """The user whose files the daemon's are, and what of that it becomes.
+
+    ``unprivileged``: it becomes that user for good (-u). ``chroots``: its root directory changes to
+    the queue directory (-c). A process that is not root stays what it is.
+    """
 
     name: str
     uid: int
     gid: int
-    drops: bool = False
+    unprivileged: bool = False
     chroots: bool = False
 
 
 @contextlib.contextmanager
 def effective(identity: Identity) -> Iterator[None]:
-    """Act as that user for a while (Postfix set_eugid.c), when privileges will be dropped."""
-    if not identity.drops:
+    """As root: act as that user for a while, to open files (Postfix set_eugid.c)."""
+    uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+    if uid != 0 or identity.uid == 0:
         yield
         return
-    uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
+    os.setegid(identity.gid)
+    os.setgroups([identity.gid])
+    os.seteuid(identity.uid)
     try:
-        os.setegid(identity.gid)
-        os.setgroups([identity.gid])
-        os.seteuid(identity.uid)
         yield
-    except PermissionError as error:
-        raise Fatal(f"set_eugid: {error.strerror}") from None
     finally:
         os.seteuid(uid)
         os.setegid(gid)
@@ -53,14 +55,15 @@ def effective(identity: Identity) -> Iterator[None]:
 
 def enter(identity: Identity, root_directory: str) -> None:
     """Change the root directory and become the user, for good (Postfix chroot_uid.c)."""
+    drops = identity.unprivileged and os.geteuid() == 0
     try:
-        if identity.drops:
+        if drops:
             os.setgid(identity.gid)
             os.initgroups(identity.name, identity.gid)
         if identity.chroots:
             os.chroot(root_directory)
             os.chdir("/")
-        if identity.drops:
+        if drops:
             os.setuid(identity.uid)
     except OSError as error:
         raise Fatal(f"cannot become user {identity.name}: {error.strerror}") from None

@@ -67,18 +67,23 @@ def main(heritage: Heritage, slot: int, pipes: Pipes) -> int:
 
 def _boot(heritage: Heritage, slot: int, pipes: Pipes) -> Worker:
     _close_all_but(heritage.descriptors() | heritage.directories() | set(pipes))
-    heritage.pool.attach(slot)
-    heritage.ticket_keys.attach(slot)
-    open_caches = {plan.rules.cache_type.encode(): _open_cache(plan) for plan in heritage.caches}
+    context = make_context(heritage, slot)
     for directory in heritage.directories():
         os.close(directory)
-    context = Context(
-        {name: CacheType(t, open_caches.get(name)) for name, t in heritage.timeouts.items()},
+    return Worker(heritage, slot, pipes, context)
+
+
+def make_context(heritage: Heritage, slot: int) -> Context:
+    """Open the caches; what requests are handled with, for the process of this slot."""
+    heritage.pool.attach(slot)
+    heritage.ticket_keys.attach(slot)
+    caches = {plan.rules.cache_type.encode(): _open_cache(plan) for plan in heritage.caches}
+    return Context(
+        {name: CacheType(t, caches.get(name)) for name, t in heritage.timeouts.items()},
         heritage.ticket_keys,
         heritage.pool,
         heritage.stats.row(slot),
     )
-    return Worker(heritage, slot, pipes, context)
 
 
 def _close_all_but(kept: set[int]) -> None:

@@ -1,0 +1,165 @@
+"""master - what master(8) dictates to a service: options, descriptors, generation, messages.
+
+master(8) starts the parent with its options in argv, a status channel on descriptor 5, listening
+sockets from 6 on, and the generation in the environment. It is told TAKEN and AVAIL once, with the
+parent's pid, when the workers serve: a service that never said so is held back for a minute when it
+dies. That the status channel closes means reload, stop, or master's death: time to go.
+
+Only the parent runs this, before it has workers, and ``notify`` once. Whatever master can't have
+meant is fatal, with Postfix's words (multi_server.c, master_proto.h).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getopt
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tlsmgr.log import Fatal
+
+STATUS_FD = 5  # master_proto.h: MASTER_STATUS_FD
+LISTEN_FD = 6  # MASTER_LISTEN_FD, and the following
+FLOW_FDS = (3, 4)  # MASTER_FLOW_READ, MASTER_FLOW_WRITE: not for us
+TAKEN, AVAIL = 0, 1
+TRANSPORTS = ("inet", "unix", "pass")
+
+_STATUS = struct.Struct("=iIi")  # struct MASTER_STATUS: pid, generation, availability
+_GETOPT = "cdDi:lm:n:o:s:St:uvVz"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The generic options of a Postfix daemon, as given."""
+
+    chroot: bool = False  # -c
+    attached: bool = False  # -d: standard input may be a terminal
+    debug: bool = False  # -D: run debugger_command
+    max_idle: str | None = None  # -i, checked and without effect, as in stock tlsmgr
+    single: bool = False  # -l: process limit 1
+    max_use: str | None = None  # -m, likewise
+    service_name: str = "tlsmgr"  # -n
+    overrides: tuple[str, ...] = ()  # -o
+    sockets: int = 1  # -s
+    on_stdin: bool = False  # -S: one request on standard input
+    transport: str | None = None  # -t
+    unprivileged: bool = False  # -u: become mail_owner
+    verbose: int = 0  # -v
+    to_stderr: bool = False  # -V
+    unlimited: bool = False  # -z: process limit 0
+    words: tuple[str, ...] = ()  # what is left
+
+
+_FLAGS: Mapping[str, str] = {
+    "-c": "chroot",
+    "-d": "attached",
+    "-D": "debug",
+    "-l": "single",
+    "-S": "on_stdin",
+    "-u": "unprivileged",
+    "-V": "to_stderr",
+    "-z": "unlimited",
+}
+_TEXTS: Mapping[str, str] = {
+    "-i": "max_idle",
+    "-m": "max_use",
+    "-n": "service_name",
+    "-t": "transport",
+}
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
+    """The options in argv, without argv[0]; MAIL_VERBOSE and MAIL_DEBUG count like -v and -D."""
+    try:
+        pairs, words = getopt.getopt(list(arguments), _GETOPT)
+    except getopt.GetoptError as error:
+        raise Fatal(f"invalid option: {error.opt}") from None
+    found: dict[str, Any] = {
+        "debug": "MAIL_DEBUG" in environment,
+        "verbose": int("MAIL_VERBOSE" in environment),
+        "words": tuple(words),
+    }
+    for name, value in pairs:
+        _take(found, name, value)
+    return Options(**found)
+
+
+def _take(found: dict[str, Any], name: str, value: str) -> None:
+    if name in _FLAGS:
+        found[_FLAGS[name]] = True
+    elif name in _TEXTS:
+        found[_TEXTS[name]] = value
+    elif name == "-o":
+        found["overrides"] = (*found.get("overrides", ()), value)
+    elif name == "-s":
+        found["sockets"] = _socket_count(value)
+    else:
+        found["verbose"] += 1  # -v
+
+
+def _socket_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise Fatal(f"invalid socket_count: {text}")
+    return int(text)
+
+
+def check(options: Options) -> None:
+    """What must hold of a service that master starts; not asked of -S."""
+    if options.words:
+        raise Fatal(f"unexpected command-line argument: {options.words[0]}")
+    if options.on_stdin:
+        return
+    if not options.single:
+        raise Fatal(f"service {options.service_name} requires a process limit of 1")
+    if options.transport is None:
+        raise Fatal("no transport type specified")
+    if options.transport.lower() not in TRANSPORTS:
+        raise Fatal(f"unsupported transport type: {options.transport}")
+
+
+def refuse_terminal(options: Options) -> None:
+    """A person is better served by ``tlsmgr-start``; the words are stock's."""
+    if not (options.on_stdin or options.attached) and os.isatty(0):
+        raise Fatal("do not run this command by hand")
+
+
+def generation(environment: Mapping[str, str]) -> int:
+    """The spawn counter that master put, in octal, into the environment."""
+    text = environment.get("GENERATION")
+    if text is None:
+        return 0
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise Fatal(f"bad generation: {text}") from None
+
+
+def take_descriptors(count: int) -> tuple[socket.socket, ...]:
+    """The listening sockets; all of master's descriptors are kept from programs we might run."""
+    for descriptor in FLOW_FDS:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    try:
+        os.set_inheritable(STATUS_FD, False)
+        listeners = tuple(socket.socket(fileno=LISTEN_FD + i) for i in range(count))
+        for listener in listeners:
+            listener.setblocking(False)
+            listener.set_inheritable(False)
+    except OSError as error:
+        raise Fatal(f"master's descriptors are not here: {error.strerror}") from None
+    return listeners
+
+
+def notifier(own_generation: int) -> Callable[[], None]:
+    """What to call when the workers serve: tells master that this service works."""
+
+    def notify() -> None:
+        for availability in (TAKEN, AVAIL):
+            with contextlib.suppress(OSError):  # master is gone: the channel says so, too
+                os.write(STATUS_FD, _STATUS.pack(os.getpid(), own_generation, availability))
+
+    return notify
