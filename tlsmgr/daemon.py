@@ -36,7 +36,7 @@ from tlsmgr.prng.pool import EntropyError, Pool
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail, master, once
 from tlsmgr.processes.heritage import CachePlan, Heritage, Vital
-from tlsmgr.processes.janitor import FileWatch, Janitor, StatisticsLine
+from tlsmgr.processes.janitor import FileWatch, Janitor, StaleReaders, StatisticsLine
 from tlsmgr.processes.parent import CannotServe, Parent
 from tlsmgr.sessions.cache import CacheRules
 from tlsmgr.sessions.seal import KEY_BYTES
@@ -168,6 +168,8 @@ def _open_directory(cache: CacheSettings) -> StoreFile | None:
     except OSError as error:
         log.error(f"open {cache.path}: {error.strerror}; sessions are not cached")
         return None
+    if cache.log_activity:
+        log.info(f"open {cache.cache_type} TLS cache {cache.database}")
     log.info(f"{cache.cache_type} TLS session cache {cache.database} is kept in {cache.path}")
     return StoreFile(descriptor, name, map_size_for(cache.size_limit))
 
@@ -263,7 +265,9 @@ def _run(
         once.serve(heritage)
         return
     janitor.on_death(watch.worker_died)
+    janitor.on_death(lambda _: janitor.hasten("stale readers"))
     janitor.add("file watch", watch.run, delay=1.0)
+    janitor.add("stale readers", StaleReaders(heritage.caches).run)
     _add_jobs(janitor, heritage, randomness)
     interval = conf.seconds("tlsmgr_statistics_interval")
     if interval:

@@ -67,25 +67,30 @@ class CacheSettings:
 
 def cache_settings(conf: Configuration, haven: Haven, warn: Warn) -> tuple[CacheSettings, ...]:
     """The settings of the caches smtpd, smtp and lmtp, in that order."""
-    settings = tuple(one_cache(conf, cache_type, haven, warn) for cache_type in CACHE_TYPES)
-    check_sharing(settings)
+    users: dict[str, str] = {}
+    settings = [one_cache(conf, cache_type, users, haven, warn) for cache_type in CACHE_TYPES]
     for cache in settings:
         if cache.error and conf.flag("daemon_table_open_error_is_fatal"):
             raise Fatal(cache.error)
-    return settings
+    return tuple(settings)
 
 
-def one_cache(conf: Configuration, cache_type: str, haven: Haven, warn: Warn) -> CacheSettings:
-    """The settings of one cache, without regard to the others."""
+def one_cache(
+    conf: Configuration, cache_type: str, users: dict[str, str], haven: Haven, warn: Warn
+) -> CacheSettings:
+    """The settings of one cache; `users` says which cache has which table and file already."""
     timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
     table = conf.text(f"{cache_type}_tls_session_cache_database")
     database, path, error, log_activity = "", None, None, False
     if table and timeout:
+        claim(table, table, cache_type, users)
         kind, name = split_table(table, conf.text("default_database_type"))
         error = table_error(kind, name)
         name = place(kind, name, table, haven, warn)
         database = f"{kind}:{name}"
-        path = None if error else f"{name}.sessions"
+        if not error:
+            path = f"{name}.sessions"
+            claim(os.path.normpath(path), table, cache_type, users)
         log_activity = logs_caches(conf, f"{cache_type}_tls_loglevel", warn)
     return CacheSettings(
         cache_type=cache_type,
@@ -98,6 +103,13 @@ def one_cache(conf: Configuration, cache_type: str, haven: Haven, warn: Warn) ->
         log_activity=log_activity,
         error=error,
     )
+
+
+def claim(key: str, table: str, cache_type: str, users: dict[str, str]) -> None:
+    """Note that a cache has a table, or a file of ours; fatal when another one has it."""
+    user = users.setdefault(key, cache_type)
+    if user != cache_type:
+        raise Fatal(f"do not use the same TLS cache file {table} for {user} and {cache_type}")
 
 
 def session_timeout(seconds: int) -> int:
@@ -130,21 +142,6 @@ def place(kind: str, name: str, table: str, haven: Haven, warn: Warn) -> str:
     if kind in FILE_TYPES:
         return redirect(name, f"table {table}", haven, warn)
     return name
-
-
-def check_sharing(settings: tuple[CacheSettings, ...]) -> None:
-    """Two caches in one table, or in two tables that would be one file of ours, are fatal."""
-    users: dict[str, str] = {}
-    for cache in settings:
-        if not cache.cachable:
-            continue
-        keys = {cache.table, os.path.normpath(cache.path or cache.table)}
-        for key in keys & users.keys():
-            raise Fatal(
-                f"do not use the same TLS cache file {cache.table} "
-                f"for {users[key]} and {cache.cache_type}"
-            )
-        users.update(dict.fromkeys(keys, cache.cache_type))
 
 
 def logs_caches(conf: Configuration, name: str, warn: Warn) -> bool:

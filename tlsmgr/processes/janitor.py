@@ -4,12 +4,14 @@ Each job is a function of the time of day that returns the seconds to its next r
 what is due, one slice a job and turn, and tells the parent how long it may sleep. A defect in a job
 is logged with its traceback and the job is tried again later: maintenance never ends the service.
 
-Jobs here: the sweep of each cache, the watch over the caches' files, the statistics line. The
-pool's jobs (reseed, exchange file) come from ``prng``. Runs in the parent, in slot 0.
+Jobs here: the watch over the caches' files, their stale readers, the statistics line. The sweep of
+a cache comes from ``sessions``, the pool's jobs (reseed, exchange file) from ``prng``. Runs in the
+parent, in slot 0.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -17,11 +19,12 @@ from collections.abc import Callable
 
 from tlsmgr import log
 from tlsmgr.processes.heritage import CachePlan
-from tlsmgr.sessions.store import StoreError, StoreFile, create, inode_of
+from tlsmgr.sessions.store import Store, StoreError, StoreFile, create, inode_of
 from tlsmgr.stats import Stats
 
 AFTER_A_DEFECT = 60.0  # seconds before a job that raised is tried again
 WATCH_INTERVAL = 2.0  # seconds between two looks at the caches' files
+READERS_INTERVAL = 600.0  # seconds between two looks for dead readers, beside those after a death
 RETRY_INTERVAL = 30.0  # seconds before a file that could not be made is tried again
 
 Run = Callable[[float], float]
@@ -126,6 +129,22 @@ class FileWatch:
             log.warning(f"cannot make {file.name}: {error}")
             return False
         return True
+
+
+class StaleReaders:
+    """Frees the reader slots of dead workers: one left behind pins pages, and the file grows."""
+
+    def __init__(self, plans: tuple[CachePlan, ...]) -> None:
+        self._files = [plan.file for plan in plans if plan.file is not None]
+
+    def run(self, now: float) -> float:
+        """Look at every file; due at once when a worker died."""
+        for file in self._files:
+            with contextlib.suppress(StoreError):  # the file watch deals with it
+                store = Store(file)
+                store.clear_stale_readers()
+                store.close()
+        return READERS_INTERVAL
 
 
 class StatisticsLine:

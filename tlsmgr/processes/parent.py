@@ -8,15 +8,17 @@ handlers do nothing; the numbers come in through a pipe.
 A worker that dies is replaced at once; when it dies young again and again, after a growing pause.
 A worker that can't start at all (BOOT_ERROR, or so many deaths in a row before any worker served)
 ends the parent: one clear message, status 1. A worker without a heartbeat for ``daemon_timeout`` is
-sent SIGABRT, then SIGKILL. When the parent ends, by whatever cause, the lifeline closes and the
-workers go; at an orderly end it waits for them, and kills what is left after ``STOP_TIME``.
+sent SIGABRT, then SIGKILL; the parent itself is ended by SIGALRM, and master(8) starts another.
+When the parent ends, by whatever cause, the lifeline closes and the workers go; at an orderly end
+it waits for them, and kills what is left after ``STOP_TIME``.
 
-The only file that forks or waits. Takes the locks of pool and ticket keys as slot 0.
+Forks and waits for workers; takes the locks of pool and ticket keys as slot 0.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -99,6 +101,7 @@ class Parent:
                 while not self._stopping:
                     self._turn()
             finally:
+                signal.alarm(0)
                 self._end_workers()
                 for act in self._last_acts:
                     act(time.time())
@@ -135,6 +138,7 @@ class Parent:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        signal.alarm(math.ceil(self._daemon_timeout))  # the watchdog of the parent itself
         self._fill_slots(now)
         delay = min(self._janitor.run(), self._end_the_hung(now), self._next_spawn(now))
         for descriptor, _ in self._poll.poll(max(0.0, delay) * 1000):

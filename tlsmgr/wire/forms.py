@@ -7,10 +7,11 @@ the words of stock's warning. Nothing here is fatal.
 
 from __future__ import annotations
 
-import binascii
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+import pybase64
 
 ANNOUNCEMENT = b"protocol\0tlsmgr_protocol\0\0"
 REQUEST_LIMIT = 2 * 1024 * 1024  # bytes of one request, terminator included
@@ -104,6 +105,8 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]*\Z")
 
 def parse_number(text: bytes) -> int:
     """A 32-bit signed number, as ``sscanf("%u%c")`` reads it (attr_scan0.c). Raises ValueError."""
+    if text.isdigit() and len(text) < 10:  # what real clients send
+        return int(text)
     match = _NUMBER.match(text)
     if match is None:
         raise ValueError("malformed numerical data")
@@ -121,10 +124,17 @@ def parse_data(text: bytes) -> bytes:
     Raises ValueError for a length that is no multiple of four, a character outside the alphabet,
     or a ``=`` in the first half of a group.
     """
+    try:
+        return pybase64.b64decode(text, None, True)
+    except ValueError:
+        return _parse_lenient_data(text)
+
+
+def _parse_lenient_data(text: bytes) -> bytes:
     head, padding, _ = text.partition(b"=")
     if len(text) % 4 or (padding and len(head) % 4 < 2) or not _BASE64.match(head):
         raise ValueError("malformed base64 data")
-    return binascii.a2b_base64(head + b"=" * (-len(head) % 4))
+    return pybase64.b64decode(head + b"=" * (-len(head) % 4))
 
 
 def parse_string(text: bytes) -> bytes:

@@ -7,8 +7,8 @@ remainder being skipped, is it a name's turn or a value's, and what name is want
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from tlsmgr.wire.forms import (
     COMPLAINT_LIMIT,
@@ -17,17 +17,43 @@ from tlsmgr.wire.forms import (
     NUL,
     REQUEST_LIMIT,
     WAKE_UP_NAME,
+    Delete,
     Event,
     Form,
+    Lookup,
     Malformed,
+    Policy,
     Remark,
     Request,
+    Seed,
+    TicketKey,
+    Update,
     WakeUp,
+    parse_data,
+    parse_number,
 )
 
-# The even fields of a split request are its attribute names, up to the list terminator.
-_NAMES: Mapping[bytes, list[bytes]] = {
-    name: [FIRST_NAME, *form.names, b""] for name, form in FORMS.items()
+
+class _Whole(NamedTuple):
+    """How ``read_whole`` knows a request and makes it.
+
+    ``names`` are the even fields of the split bytes: attribute names up to the list terminator.
+    """
+
+    names: list[bytes]
+    make: Callable[[list[bytes]], Request]
+
+
+_MAKERS: Mapping[bytes, Callable[[list[bytes]], Request]] = {
+    b"seed": lambda fields: Seed(parse_number(fields[3])),
+    b"policy": lambda fields: Policy(fields[3]),
+    b"lookup": lambda fields: Lookup(fields[3], fields[5]),
+    b"update": lambda fields: Update(fields[3], fields[5], parse_data(fields[7])),
+    b"delete": lambda fields: Delete(fields[3], fields[5]),
+    b"tktkey": lambda fields: TicketKey(parse_data(fields[3])),
+}
+_WHOLE: Mapping[bytes, _Whole] = {
+    name: _Whole([FIRST_NAME, *form.names, b""], _MAKERS[name]) for name, form in FORMS.items()
 }
 
 
@@ -38,13 +64,10 @@ def read_whole(segment: bytes) -> Request | None:
     """
     fields = segment.split(NUL)
     try:
-        names = _NAMES[fields[1]]
-        if fields[0::2] != names or len(fields) != 2 * len(names) or fields[-1]:
+        names, make = _WHOLE[fields[1]]
+        if fields[0::2] != names or fields[-1] or len(fields) != 2 * len(names):
             return None
-        form = FORMS[fields[1]]
-        return form.make(
-            *[parse(text) for parse, text in zip(form.parsers, fields[3::2], strict=False)]
-        )
+        return make(fields)
     except (KeyError, IndexError, ValueError):
         return None
 

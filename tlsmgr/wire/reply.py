@@ -6,10 +6,11 @@ Attribute names and their order are fixed (Postfix tls_mgr.h, tlsmgr.c); numbers
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable, Mapping
 
-from tlsmgr.wire.forms import Delete, Lookup, Policy, Request, Seed, TicketKey, Update
+import pybase64
+
+from tlsmgr.wire.forms import NUL, OK, Delete, Lookup, Policy, Request, Seed, TicketKey, Update
 
 
 def _status_alone(status: int) -> bytes:
@@ -17,10 +18,13 @@ def _status_alone(status: int) -> bytes:
 
 
 def _status_and_data(name: bytes) -> Callable[..., bytes]:
-    template = b"status\0%d\0" + name + b"\0%b\0\0"
+    found = b"status" + NUL + b"0" + NUL + name + NUL
+    end = NUL + NUL
 
     def write(status: int, data: bytes = b"") -> bytes:
-        return template % (status & 0xFFFFFFFF, binascii.b2a_base64(data, newline=False))
+        if status == OK:
+            return found + pybase64.b64encode(data) + end
+        return b"status\0%d\0%b\0%b\0\0" % (status & 0xFFFFFFFF, name, pybase64.b64encode(data))
 
     return write
 
