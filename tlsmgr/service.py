@@ -1,9 +1,10 @@
 """service - the meaning of the six requests: one table from request to handler, no I/O.
 
 Run by workers. A handler is given the context (caches, ticket keys, pool) and a request that is
-well-formed, and returns the bytes of the reply; whatever the client sent, it returns one. Updates
-and deletes come back as a ``Deferred`` instead: the worker hands in all of one turn of its loop
-together with ``settle``, which carries them out as one transaction a cache and returns the replies.
+well-formed, and returns the bytes of the reply; whatever the client sent, there is one. What costs
+less for many than for one waits for the end of the worker's turn: ``deal`` answers all its seeds
+with one extract, ``settle`` carries out all its updates and deletes as one transaction a cache.
+Nothing is drawn or written ahead of a request.
 
 Rules: Postfix tlsmgr.c (tlsmgr_service). A type that is not known or a seed size out of range is
 the client's fault: status -2 and one warning, as in stock. What is not there is status -1. A pool
@@ -14,6 +15,7 @@ Time is passed in, in whole seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from tlsmgr import log
@@ -55,6 +57,7 @@ class Context(NamedTuple):
     """All that handlers work on. ``counts`` is the worker's own row of the counter table."""
 
     cache_types: Mapping[bytes, CacheType]
+    caches: tuple[SessionCache, ...]
     ticket_keys: TicketKeys
     pool: Pool
     counts: memoryview
@@ -68,8 +71,8 @@ class Deferred(NamedTuple):
     change: Change
 
 
-def handle(context: Context, request: Request, now: int) -> bytes | Deferred:
-    """The reply to a request, or the change that it asks for."""
+def handle(context: Context, request: Request, now: int) -> bytes | Seed | Deferred:
+    """The reply to a request; or the request itself when it waits for ``deal``, or a Deferred."""
     handler, counter = _HANDLERS[type(request)]
     context.counts[counter] += 1
     return handler(context, request, now)
@@ -80,15 +83,23 @@ def refuse(malformed: Malformed) -> bytes:
     return write_reply(malformed.shape, BAD_REQUEST)
 
 
+def deal(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
+    """The replies to these requests, in order: one extract, from which each gets its own part."""
+    try:
+        data = context.pool.extract(sum(seed.size for seed in seeds))
+    except EntropyError as error:
+        log.warning(f"no random bytes for {len(seeds)} requests: {error}")
+        return [write_reply(Seed, FAILED)] * len(seeds)
+    ends = accumulate(seed.size for seed in seeds)
+    return [write_reply(Seed, OK, data[end - seed.size : end]) for seed, end in zip(seeds, ends)]
+
+
 def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
     """Carry out the changes, in order, one transaction a cache; the replies in the same order."""
     done: dict[int, bool] = {}
-    for cache_type in context.cache_types.values():
-        cache = cache_type.cache
-        if cache is None:
-            continue
+    for cache in context.caches:
         mine = [i for i, item in enumerate(deferred) if item.cache is cache]
-        if mine or cache.has_expired:
+        if mine or cache.expired:
             context.counts[_BATCHES] += 1
             done.update(zip(mine, cache.apply([deferred[i].change for i in mine], now)))
     return [
@@ -100,28 +111,24 @@ def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[byt
 # One handler a request.
 
 
-def _seed(context: Context, request: Seed, now: int) -> bytes:
-    if not 1 <= request.size <= MAX_SEED:
-        log.warning(f'bogus seed length "{request.size}" in "seed" request')
-        return write_reply(Seed, BAD_REQUEST)
-    try:
-        return write_reply(Seed, OK, context.pool.extract(request.size))
-    except EntropyError as error:
-        log.warning(f"no random bytes for a client: {error}")
-        return write_reply(Seed, FAILED)
+def _seed(context: Context, request: Seed, now: int) -> bytes | Seed:
+    if 1 <= request.size <= MAX_SEED:
+        return request
+    log.warning(f'bogus seed length "{request.size}" in "seed" request')
+    return write_reply(Seed, BAD_REQUEST)
 
 
 def _policy(context: Context, request: Policy, now: int) -> bytes:
     cache_type = context.cache_types.get(request.cache_type)
     if cache_type is None:
-        return _bogus_cache_type(request.cache_type, "policy", Policy)
+        return _bogus_cache_type(request)
     return write_reply(Policy, OK, cache_type.cachable, cache_type.timeout)
 
 
 def _lookup(context: Context, request: Lookup, now: int) -> bytes:
     cache = _cache(context, request)
     if cache is None:
-        return _no_cache(context, request, "lookup")
+        return _no_cache(context, request)
     session = cache.lookup(request.cache_id, now)
     if session is None:
         return write_reply(Lookup, FAILED)
@@ -132,14 +139,14 @@ def _lookup(context: Context, request: Lookup, now: int) -> bytes:
 def _update(context: Context, request: Update, now: int) -> bytes | Deferred:
     cache = _cache(context, request)
     if cache is None:
-        return _no_cache(context, request, "update")
+        return _no_cache(context, request)
     return Deferred(request, cache, Change(request.cache_id, request.session))
 
 
 def _delete(context: Context, request: Delete, now: int) -> bytes | Deferred:
     cache = _cache(context, request)
     if cache is None:
-        return _no_cache(context, request, "delete")
+        return _no_cache(context, request)
     return Deferred(request, cache, Change(request.cache_id, None))
 
 
@@ -162,21 +169,24 @@ def _cache(context: Context, request: Lookup | Update | Delete) -> SessionCache 
     return None if cache_type is None else cache_type.cache
 
 
-def _no_cache(context: Context, request: Lookup | Update | Delete, name: str) -> bytes:
+def _no_cache(context: Context, request: Lookup | Update | Delete) -> bytes:
     """A type that is known but has no database gets the same status, and no warning."""
     if request.cache_type not in context.cache_types:
-        return _bogus_cache_type(request.cache_type, name, type(request))
+        return _bogus_cache_type(request)
     return write_reply(type(request), BAD_REQUEST)
 
 
-def _bogus_cache_type(cache_type: bytes, name: str, shape: type[Request]) -> bytes:
-    text = cache_type[:100].decode("utf-8", "surrogateescape")
+def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> bytes:
+    text = request.cache_type[:100].decode("utf-8", "surrogateescape")
+    name = type(request).__name__.lower()
     log.warning(f'bogus cache type "{text}" in "{name}" request')
-    return write_reply(shape, BAD_REQUEST)
+    return write_reply(type(request), BAD_REQUEST)
 
 
 _HITS, _BATCHES = INDEX["hits"], INDEX["batches"]
-_HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], bytes | Deferred], int]] = {
+_HANDLERS: Mapping[
+    type[Request], tuple[Callable[[Context, Any, int], bytes | Seed | Deferred], int]
+] = {
     Seed: (_seed, INDEX["seed"]),
     Policy: (_policy, INDEX["policy"]),
     Lookup: (_lookup, INDEX["lookup"]),

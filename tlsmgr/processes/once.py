@@ -10,10 +10,10 @@ import os
 import time
 
 from tlsmgr import log
+from tlsmgr.processes.boot import make_context
 from tlsmgr.processes.heritage import Heritage
-from tlsmgr.processes.worker import make_context
-from tlsmgr.service import Context, handle, refuse, settle
-from tlsmgr.wire import Event, Malformed, Remark, RequestReader, WakeUp
+from tlsmgr.service import Context, deal, handle, refuse, settle
+from tlsmgr.wire import Event, Malformed, Remark, RequestReader, Seed, WakeUp
 
 READ_SIZE = 32768
 
@@ -50,4 +50,6 @@ def _answer(context: Context, event: Event) -> bytes:
         log.warning(event.complaint)
         return refuse(event)
     reply = handle(context, event, now)
+    if isinstance(reply, Seed):
+        return deal(context, [reply])[0]
     return reply if isinstance(reply, bytes) else settle(context, [reply], now)[0]

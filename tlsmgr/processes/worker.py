@@ -1,9 +1,9 @@
 """worker - one process of many that answer clients: accept, read, handle, write.
 
 A worker is an event loop over its clients. A turn of it reads one segment of each client that sent
-something, answers seeds, lookups and the like at once, and carries out all updates and deletes
-together at the turn's end, as one transaction a cache, before they are answered. No request makes a
-disk wait, and no client waits for another one's bytes.
+something, answers lookups and the like at once, all seeds together with one extract at the turn's
+end, and then carries out all updates and deletes, as one transaction a cache, before they are
+answered. No request makes a disk wait, and no client waits for another one's bytes.
 
 New connections are spread without a lock: EPOLLEXCLUSIVE wakes one idle worker for each, and a
 worker that accepted goes to the end of the kernel's queue by registering the listener again.
@@ -25,18 +25,18 @@ import time
 from typing import NamedTuple
 
 from tlsmgr import log
+from tlsmgr.processes import boot
 from tlsmgr.processes.clients import Client, Clients
-from tlsmgr.processes.heritage import CachePlan, Heritage
-from tlsmgr.service import CacheType, Context, Deferred, handle, refuse, settle
-from tlsmgr.sessions.cache import SessionCache
-from tlsmgr.sessions.store import Store, StoreError
+from tlsmgr.processes.heritage import Heritage
+from tlsmgr.service import Context, Deferred, deal, handle, refuse, settle
 from tlsmgr.stats import INDEX
-from tlsmgr.wire import Malformed, Remark, RequestReader, WakeUp, read_whole
+from tlsmgr.wire import Malformed, Remark, RequestReader, Seed, WakeUp, read_whole
 
 BOOT_ERROR = 3  # exit status: not even started, no use in trying again
 DEFECT = 1  # exit status: a traceback is in the log
 
 ACCEPT_BURST = 8  # connections accepted before the clients at hand are served
+CHECK_INTERVAL = 1.0  # seconds between two looks at clients with half-done business
 ACCEPT_PAUSE = 1.0  # seconds without accepting when descriptors have run out
 NANOSECONDS = 1_000_000_000
 
@@ -66,43 +66,11 @@ def main(heritage: Heritage, slot: int, pipes: Pipes) -> int:
 
 
 def _boot(heritage: Heritage, slot: int, pipes: Pipes) -> Worker:
-    _close_all_but(heritage.descriptors() | heritage.directories() | set(pipes))
-    context = make_context(heritage, slot)
+    boot.close_all_but(heritage.descriptors() | heritage.directories() | set(pipes))
+    context = boot.make_context(heritage, slot)
     for directory in heritage.directories():
         os.close(directory)
     return Worker(heritage, slot, pipes, context)
-
-
-def make_context(heritage: Heritage, slot: int) -> Context:
-    """Open the caches; what requests are handled with, for the process of this slot."""
-    heritage.pool.attach(slot)
-    heritage.ticket_keys.attach(slot)
-    caches = {plan.rules.cache_type.encode(): _open_cache(plan) for plan in heritage.caches}
-    return Context(
-        {name: CacheType(t, caches.get(name)) for name, t in heritage.timeouts.items()},
-        heritage.ticket_keys,
-        heritage.pool,
-        heritage.stats.row(slot),
-    )
-
-
-def _close_all_but(kept: set[int]) -> None:
-    start = 3
-    for descriptor in sorted(d for d in kept if d >= start):
-        os.closerange(start, descriptor)
-        start = descriptor + 1
-    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
-
-
-def _open_cache(plan: CachePlan) -> SessionCache:
-    store = None
-    if plan.file is not None:
-        try:
-            store = Store(plan.file)
-        except StoreError as error:
-            log.warning(f"{plan.rules.cache_type} TLS session cache: {error}")
-            plan.shared.report_damage()
-    return SessionCache(plan.rules, plan.shared, store)
 
 
 class Worker:
@@ -117,7 +85,9 @@ class Worker:
         self._clients = Clients(self._epoll)
         self._listeners = {listener.fileno(): listener for listener in heritage.listeners}
         self._deferred: list[tuple[Client, Deferred]] = []
+        self._seeds: list[tuple[Client, Seed]] = []
         self._unread: list[Client] = []  # they sent more than was looked at so far
+        self._next_check = 0.0  # time.monotonic()
         self._accepts_again = 0.0  # time.monotonic() until which no descriptor is to be had
         self._stopping = False
 
@@ -145,28 +115,27 @@ class Worker:
         self._stopping = True
 
     def _turn(self, timeout: float) -> None:
-        """Wait for events and serve them; at the end carry out what was put off."""
+        """Wait for events and serve them; at the end answer what is answered together."""
         try:
             events = self._epoll.poll(timeout)
         except InterruptedError:
             return
         now = time.monotonic()
         self._heritage.vital.beat(self._slot, now)
-        unread, self._unread = self._unread, []
-        for client in unread:
-            client.waits = False
-            self._read_requests(client)
-            self._clients.note_progress(client, now)
+        if self._unread:
+            self._resume(now)
         find = self._clients.get
         for fd, _ in events:
-            found = find(fd)
-            if found is not None:
-                self._serve(found, now)
+            client = find(fd)
+            if client is not None:
+                self._serve(client, now)
             else:
                 self._notice(fd)
-        if self._deferred or self._has_expired():
-            self._settle()
-        self._give_up_overdue(now)
+        if self._seeds:
+            self._deal()
+        self._settle()
+        if now >= self._next_check:
+            self._check_clients(now)
 
     def _notice(self, fd: int) -> None:
         """Something other than a client became readable."""
@@ -203,7 +172,9 @@ class Worker:
         self._epoll.unregister(listener.fileno())
         self._epoll.register(listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
-    def _give_up_overdue(self, now: float) -> None:
+    def _check_clients(self, now: float) -> None:
+        """Once a second: accept again after a pause, and give up those that keep us waiting."""
+        self._next_check = now + CHECK_INTERVAL
         if self._accepts_again and now >= self._accepts_again:
             self._listen()
         for client in self._clients.overdue(now - self._heritage.client_timeout):
@@ -245,11 +216,14 @@ class Worker:
         self._context.pool.note_time(now)
         return now // NANOSECONDS
 
-    def _answer(self, client: Client, reply: bytes | Deferred) -> None:
+    def _answer(self, client: Client, reply: bytes | Seed | Deferred) -> None:
         if isinstance(reply, bytes):
             self._clients.send(client, reply)
+            return
+        client.waits = True
+        if isinstance(reply, Seed):
+            self._seeds.append((client, reply))
         else:
-            client.waits = True
             self._deferred.append((client, reply))
 
     def _read_requests(self, client: Client) -> None:
@@ -287,18 +261,39 @@ class Worker:
             self._refuse(client, malformed)
         self._clients.drop(client)
 
-    # Changes.
+    # The end of a turn.
 
-    def _has_expired(self) -> bool:
-        types = self._context.cache_types.values()
-        return any(t.cache is not None and t.cache.has_expired for t in types)
+    def _deal(self) -> None:
+        waiting, self._seeds = self._seeds, []
+        replies = deal(self._context, [seed for _, seed in waiting])
+        for (client, _), reply in zip(waiting, replies):
+            self._reply_to_waiting(client, reply)
 
     def _settle(self) -> None:
-        deferred, self._deferred = self._deferred, []
-        replies = settle(self._context, [item for _, item in deferred], int(time.time()))
-        for (client, _), reply in zip(deferred, replies, strict=True):
-            client.waits = client.reader is not None
+        """After the seeds, as the writers' lock of a cache may have to be waited for."""
+        expired = False
+        for cache in self._context.caches:
+            cache.end_reading()
+            expired = expired or bool(cache.expired)
+        if not (self._deferred or expired):
+            return
+        waiting, self._deferred = self._deferred, []
+        replies = settle(self._context, [item for _, item in waiting], int(time.time()))
+        for (client, _), reply in zip(waiting, replies):
+            self._reply_to_waiting(client, reply)
+
+    def _reply_to_waiting(self, client: Client, reply: bytes) -> None:
+        client.waits = client.reader is not None
+        if self._clients.is_open(client):
+            self._clients.send(client, reply)
+            if client.waits:
+                self._unread.append(client)
+
+    def _resume(self, now: float) -> None:
+        """Go on with clients that had sent more requests than one when their turn ended."""
+        unread, self._unread = self._unread, []
+        for client in unread:
+            client.waits = False
             if self._clients.is_open(client):
-                self._clients.send(client, reply)
-                if client.waits:
-                    self._unread.append(client)
+                self._read_requests(client)
+                self._clients.note_progress(client, now)

@@ -54,13 +54,13 @@ class SessionCache:
         self._shared = shared
         self._seal = shared.seal()
         self._store = store
-        self._expired: list[bytes] = []  # ids that lookups found expired, to go with the next batch
+        self.expired: list[bytes] = []  # ids that lookups found expired: ``apply`` is due for them
         self._limit = log.Limit(WARNING_INTERVAL)
 
-    @property
-    def has_expired(self) -> bool:
-        """Lookups found expired entries: ``apply`` is due even without changes."""
-        return bool(self._expired)
+    def end_reading(self) -> None:
+        """End of a worker's turn: the next lookup sees what others stored meanwhile."""
+        if self._store is not None:
+            self._store.end_reading()
 
     def close(self) -> None:
         """Close the file."""
@@ -76,7 +76,7 @@ class SessionCache:
         if entry is None:
             return None
         if entry.saved + self.rules.timeout < now:
-            self._expired.append(cache_id)
+            self.expired.append(cache_id)
             return None
         return entry.session
 
@@ -120,7 +120,7 @@ class SessionCache:
     def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
         if self._store is None:
             return [change.session is not None for change in changes]
-        expired, self._expired = self._expired, []
+        expired, self.expired = self.expired, []
         with self._store.writing() as batch:
             for cache_id in expired:
                 self._delete_if_expired(batch, cache_id, now)

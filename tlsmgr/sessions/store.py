@@ -140,6 +140,7 @@ class Store:
     """An open file, for one process. Raises StoreError."""
 
     def __init__(self, file: StoreFile, create: bool = False) -> None:
+        self._reading: lmdb.Transaction[bytes] | None = None
         with _in_directory(file.directory), _store_errors():
             if not create:
                 os.stat(file.name)  # LMDB would make what is missing
@@ -165,22 +166,30 @@ class Store:
 
     def close(self) -> None:
         """Close the file. The Store must not be used afterwards."""
+        self.end_reading()
         self._env.close()
 
     def read(self, digest: bytes) -> Record | None:
-        """The record stored under ``digest``, or None. Takes no lock."""
+        """The record stored under ``digest``, or None. Takes no lock.
+
+        All reads until ``end_reading`` or ``writing`` see the file as it was at the first of them.
+        """
         try:
-            txn = self._env.begin()
-            try:
-                serial = txn.get(digest, None, self._serials)
-                if serial is None:
-                    return None
-                data = txn.get(serial, None, self._records)
-            finally:
-                txn.abort()
+            txn = self._reading
+            if txn is None:
+                txn = self._reading = self._env.begin()
+            serial = txn.get(digest, None, self._serials)
+            data = None if serial is None else txn.get(serial, None, self._records)
         except lmdb.Error as error:
+            self.end_reading()
             raise StoreError(str(error)) from error
-        return None if data is None else Record(serial, data)
+        return None if serial is None or data is None else Record(serial, data)
+
+    def end_reading(self) -> None:
+        """Let go of what reads have pinned: its pages can't be used again meanwhile."""
+        if self._reading is not None:
+            self._reading.abort()
+            self._reading = None
 
     def read_from(self, serial: bytes, count: int) -> list[Record]:
         """At most ``count`` records with this serial or a later one, oldest first. No lock."""
@@ -196,6 +205,7 @@ class Store:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Batch]:
         """One transaction under the writers' lock: committed at the end, dropped if it raises."""
+        self.end_reading()
         with _store_errors(), self._env.begin(write=True) as txn:
             yield Batch(txn, self._records, self._serials)
 

@@ -144,10 +144,9 @@ class RequestReader:
         if self._form is None or self._skipping:
             return None
         part = "value" if self._at_value else "name"
-        problem = "unexpected" if len(self._buffer) > self._field else "premature"
-        return self._refuse(
-            f"{problem} end-of-input on {self._source} while reading input attribute {part}"
-        )
+        is_inside = len(self._buffer) > self._field
+        problem = "unexpected end-of-input from" if is_inside else "premature end-of-input on"
+        return self._refuse(f"{problem} {self._source} while reading input attribute {part}")
 
     # Field by field.
 

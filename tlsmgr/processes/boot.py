@@ -1,0 +1,49 @@
+"""boot - what a process does before it can handle requests: close, attach, open the caches.
+
+For each worker right after its fork, and for the parent under -S. A cache that can't be opened is a
+warning, a cache that answers "not found", and a word to the parent, which makes the file anew.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tlsmgr import log
+from tlsmgr.processes.heritage import CachePlan, Heritage
+from tlsmgr.service import CacheType, Context
+from tlsmgr.sessions.cache import SessionCache
+from tlsmgr.sessions.store import Store, StoreError
+
+
+def make_context(heritage: Heritage, slot: int) -> Context:
+    """Open the caches; what requests are handled with, for the process of this slot."""
+    heritage.pool.attach(slot)
+    heritage.ticket_keys.attach(slot)
+    caches = {plan.rules.cache_type.encode(): _open_cache(plan) for plan in heritage.caches}
+    return Context(
+        {name: CacheType(t, caches.get(name)) for name, t in heritage.timeouts.items()},
+        tuple(caches.values()),
+        heritage.ticket_keys,
+        heritage.pool,
+        heritage.stats.row(slot),
+    )
+
+
+def close_all_but(kept: set[int]) -> None:
+    """Close every descriptor from 3 on that is not in the set."""
+    start = 3
+    for descriptor in sorted(d for d in kept if d >= start):
+        os.closerange(start, descriptor)
+        start = descriptor + 1
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))
+
+
+def _open_cache(plan: CachePlan) -> SessionCache:
+    store = None
+    if plan.file is not None:
+        try:
+            store = Store(plan.file)
+        except StoreError as error:
+            log.warning(f"{plan.rules.cache_type} TLS session cache: {error}")
+            plan.shared.report_damage()
+    return SessionCache(plan.rules, plan.shared, store)
