@@ -39,6 +39,7 @@ from tlsmgr.processes.heritage import CachePlan, Heritage, Vital
 from tlsmgr.processes.janitor import FileWatch, Janitor, StaleReaders, StatisticsLine
 from tlsmgr.processes.parent import CannotServe, Parent
 from tlsmgr.sessions.cache import CacheRules
+from tlsmgr.sessions.extent import MARK_BYTES
 from tlsmgr.sessions.seal import KEY_BYTES
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import StoreFile, map_size_for
@@ -124,7 +125,7 @@ def serve(conf: Configuration, around: Surroundings) -> None:
         haven = Haven(around.identity.name, around.identity.uid, conf.text("data_directory"))
         exchange = _make_exchange(random_settings(conf, haven, log.warning), pool)
         exchange.open(time.monotonic())
-        caches = [(c, _open_directory(c)) for c in cache_settings(conf, haven, log.warning)]
+        caches = [(c, _open_directory(c, memory)) for c in cache_settings(conf, haven, log.warning)]
         jail.rehearse(next((file.directory for _, file in caches if file is not None), None))
     heritage = _make_heritage(conf, around, memory, pool, caches)
     jail.enter(around.identity, conf.text("queue_directory"))
@@ -155,7 +156,7 @@ def _change_directory(path: str) -> None:
         raise Fatal(f'chdir("{path}"): {error.strerror}') from None
 
 
-def _open_directory(cache: CacheSettings) -> StoreFile | None:
+def _open_directory(cache: CacheSettings, memory: SharedMemory) -> StoreFile | None:
     """Where the cache's file is; None, and one error line, when it can't be kept anywhere."""
     if not cache.cachable:
         return None
@@ -171,7 +172,8 @@ def _open_directory(cache: CacheSettings) -> StoreFile | None:
     if cache.log_activity:
         log.info(f"open {cache.cache_type} TLS cache {cache.database}")
     log.info(f"{cache.cache_type} TLS session cache {cache.database} is kept in {cache.path}")
-    return StoreFile(descriptor, name, map_size_for(cache.size_limit))
+    mark = memory.carve(MARK_BYTES).cast("Q")
+    return StoreFile(descriptor, name, map_size_for(cache.size_limit), mark)
 
 
 def _workers(conf: Configuration) -> int:

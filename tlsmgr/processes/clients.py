@@ -85,7 +85,8 @@ class Clients:
 
     def drop(self, client: Client) -> None:
         """Close the connection; what was half-done is forgotten."""
-        if self._by_fd.pop(client.fd, None) is client:
+        if self.is_open(client):  # else the descriptor may be another client's by now
+            del self._by_fd[client.fd]
             with contextlib.suppress(OSError):
                 self._epoll.unregister(client.fd)
             os.close(client.fd)
@@ -97,6 +98,8 @@ class Clients:
 
     def note_progress(self, client: Client, now: float) -> None:
         """Call after each event of a client that has something half-done, or had."""
+        if not self.is_open(client):
+            return
         if client.output or client.reader is not None:
             client.since = now
             self._unfinished.add(client)

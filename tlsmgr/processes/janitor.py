@@ -83,7 +83,7 @@ class FileWatch:
     def __init__(self, plans: tuple[CachePlan, ...], retire: Callable[[], None]) -> None:
         self._plans = [(plan, plan.file) for plan in plans if plan.file is not None]
         self._retire = retire
-        self._claims: dict[StoreFile, int] = {}  # descriptors that keep the files ours
+        self._claims: dict[str, int] = {}  # by name of file: descriptors that keep the files ours
 
     def make_all(self) -> None:
         """Make every file, before there are workers."""
@@ -106,11 +106,11 @@ class FileWatch:
         return WATCH_INTERVAL if all(made) else RETRY_INTERVAL
 
     def _lost(self, file: StoreFile) -> bool:
-        claim = self._claims.get(file)
+        claim = self._claims.get(file.name)
         return claim is None or os.fstat(claim).st_ino != inode_of(file)
 
     def _make_anew(self, plan: CachePlan, file: StoreFile) -> bool:
-        claim = self._claims.pop(file, None)
+        claim = self._claims.pop(file.name, None)
         if claim is not None:
             os.close(claim)
         if not self._make(file):
@@ -124,7 +124,7 @@ class FileWatch:
 
     def _make(self, file: StoreFile) -> bool:
         try:
-            self._claims[file] = create(file)
+            self._claims[file.name] = create(file)
         except StoreError as error:
             log.warning(f"cannot make {file.name}: {error}")
             return False

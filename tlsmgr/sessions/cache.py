@@ -23,7 +23,8 @@ from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Batch, Record, Store, StoreError, StoreFull
 
 WARNING_INTERVAL = 600.0  # seconds between two warnings about the same trouble
-_EVICTED_WHEN_FULL = 64  # of this many records, one goes when the map itself is full
+EVICTED_WHEN_FULL = 4  # records, each time that there is no room for a batch
+TRIES = 100  # to make room for a batch
 
 
 class CacheRules(NamedTuple):
@@ -85,17 +86,17 @@ class SessionCache:
 
         For each says whether it was done: an update always is, a delete when there was an entry.
         """
-        try:
-            return self._apply(changes, now)
-        except StoreFull:
-            self._make_room()
-        except StoreError as error:
-            self._complain(error)
-        try:
-            return self._apply(changes, now)
-        except StoreError as error:
-            self._complain(error)
-            return [change.session is not None for change in changes]
+        for _ in range(TRIES):
+            try:
+                return self._apply(changes, now)
+            except StoreFull as error:
+                if not self._make_room():
+                    self._complain(error)
+                    break
+            except StoreError as error:
+                self._complain(error)
+                break
+        return [change.session is not None for change in changes]
 
     def size(self) -> tuple[int, int]:
         """Entries, and bytes of the pages they take."""
@@ -121,7 +122,8 @@ class SessionCache:
         if self._store is None:
             return [change.session is not None for change in changes]
         expired, self.expired = self.expired, []
-        with self._store.writing() as batch:
+        size = sum(len(change.session) for change in changes if change.session is not None)
+        with self._store.writing(len(changes) + len(expired), size) as batch:
             for cache_id in expired:
                 self._delete_if_expired(batch, cache_id, now)
             done = [self._change(batch, change, now) for change in changes]
@@ -166,16 +168,15 @@ class SessionCache:
         batch.remove(record.serial, entry and self._seal.digest(entry.cache_id))
         return True
 
-    def _make_room(self) -> None:
-        """The map is full, which the limits should prevent: let a part of the entries go."""
-        if self._store is None:
-            return
+    def _make_room(self) -> bool:
+        """The disk or the map is full: let some of the oldest go, so that their pages serve."""
+        assert self._store is not None
         try:
-            with self._store.writing() as batch:
-                for _ in range(1 + batch.entries() // _EVICTED_WHEN_FULL):
-                    self._evict_oldest(batch)
+            with self._store.writing(EVICTED_WHEN_FULL, evicts=True) as batch:
+                return all(self._evict_oldest(batch) for _ in range(EVICTED_WHEN_FULL))
         except StoreError as error:
             self._complain(error)
+            return False
 
     # Words.
 
@@ -186,7 +187,7 @@ class SessionCache:
             " sessions are not kept until this is over",
             time.monotonic(),
         )
-        if not isinstance(error, StoreFull) and "No space left" not in str(error):
+        if not isinstance(error, StoreFull):
             self._shared.report_damage()
 
     def _log_lookup(self, cache_id: bytes, entry: Entry | None) -> None:

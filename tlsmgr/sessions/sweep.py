@@ -94,7 +94,7 @@ class Sweep:
 
     def _delete(self, store: Store, expired: list[Record]) -> None:
         entries = [(record, self._seal.open(*record)) for record in expired]
-        with store.writing() as batch:
+        with store.writing(len(expired)) as batch:
             for record, entry in entries:
                 digest = entry and self._seal.digest(entry.cache_id)
                 self.deleted += batch.remove(record.serial, digest)

@@ -1,0 +1,47 @@
+"""extent - how much of a session file the disk has granted: only that is written to.
+
+LMDB writes through its memory map and makes the file as long as the map, with nothing behind most
+of it; on a full disk such a write would kill the process by SIGBUS. So blocks are asked for before
+pages are used, and what was granted is noted in shared memory, together with the file it is true
+for. The file is cut back to that length, which makes its size an honest one.
+
+Everything here is done under the writers' lock of the store, which alone makes it safe: between
+LMDB's lengthening of the file at open and our cutting back, readers and writers keep to pages
+inside the granted part. On a file system that grants nothing ahead (copy-on-write ones) a full disk
+still ends a worker, and the parent makes the file anew. Raises OSError when the disk is full.
+"""
+
+from __future__ import annotations
+
+import os
+
+MARK_BYTES = 16  # of shared memory: inode number and bytes granted
+STEP = 256 * 1024  # bytes granted at once
+
+
+class Extent:
+    """The granted part of an open file. ``mark`` is two 64-bit words shared by all its users."""
+
+    __slots__ = ("_fd", "_inode", "_mark")
+
+    def __init__(self, fd: int, mark: memoryview | None) -> None:
+        self._fd = fd
+        self._inode = os.fstat(fd).st_ino
+        self._mark = memoryview(bytearray(MARK_BYTES)).cast("Q") if mark is None else mark
+
+    def granted(self) -> int:
+        """Bytes from the start of the file that the disk has promised."""
+        return int(self._mark[1]) if self._mark[0] == self._inode else 0
+
+    def grant(self, end: int) -> None:
+        """Have the disk promise everything up to ``end``. Raises OSError when it can't."""
+        granted = self.granted()
+        if end <= granted:
+            return
+        end = -(-end // STEP) * STEP
+        os.posix_fallocate(self._fd, granted, end - granted)
+        self._mark[0], self._mark[1] = self._inode, end
+
+    def trim(self, used: int) -> None:
+        """Cut the file back to what is granted, or used if that is more."""
+        os.ftruncate(self._fd, max(self.granted(), used))
