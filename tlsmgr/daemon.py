@@ -80,6 +80,8 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
     master.refuse_terminal(options)
     master.check(options)
     generation = master.generation(environment)
+    if options.debug:
+        master.run_debugger(conf.text("debugger_command"))
     identity = jail.Identity(owner.name, owner.uid, owner.gid, options.unprivileged, options.chroot)
     if options.on_stdin:
         serve(conf, Surroundings((), identity, options.service_name, on_stdin=True))

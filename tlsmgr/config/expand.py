@@ -55,8 +55,8 @@ COMPARISONS: dict[str, Callable[[int], bool]] = {
 }
 """Operators, by the sign of left minus right; in the order of Postfix's message."""
 
-KNOWN_OPERATORS = '"' + '"" or "'.join(COMPARISONS).replace('"" or', '" or', 1) + '"'
-"""The operators with Postfix's quotes: `"==" or "!="" or "<"" or "<="" or ">="" or ">"`."""
+KNOWN_OPERATORS = '"==" or "!="" or "<"" or "<="" or ">="" or ">"'
+"""The operators in the message, with the quotes that Postfix puts there."""
 
 
 class Malformed(Exception):

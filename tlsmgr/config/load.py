@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tlsmgr.config import syntax
+from tlsmgr.config.common import COMMON
 from tlsmgr.config.expand import Malformed, compatibility_level, expand
-from tlsmgr.config.parameters import COMMON, OURS, TLSMGR, Parameter
+from tlsmgr.config.parameters import OURS, TLSMGR
 from tlsmgr.config.syntax import NOTHING, Warn
-from tlsmgr.config.values import Value, convert
+from tlsmgr.config.values import Parameter, Value, convert
 from tlsmgr.log import Fatal
 from tlsmgr.logsockets import FACILITIES
 

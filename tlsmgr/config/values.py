@@ -7,6 +7,7 @@ they accept, which is that of strtol(3).
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 
 from tlsmgr.config.syntax import encode
@@ -31,6 +32,22 @@ class Kind(Enum):
     BYTES = "bytes"
     TIME = "time"
     FLAG = "yes or no"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row: name, type, default as in a configuration file, what it is for, and bounds.
+
+    Bounds are for a number, the seconds of a time, or the length of a text; None for none. The
+    defaults of myhostname and mydomain are worked out at start.
+    """
+
+    name: str
+    kind: Kind
+    default: str
+    purpose: str
+    minimum: int | None = None
+    maximum: int | None = None
 
 
 def convert(kind: Kind, name: str, text: str, minimum: int | None, maximum: int | None) -> Value:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tlsmgr import log
 from tlsmgr.log import Fatal
 
 STATUS_FD = 5  # master_proto.h: MASTER_STATUS_FD
@@ -39,11 +40,9 @@ class Options:
     chroot: bool = False  # -c
     attached: bool = False  # -d: standard input may be a terminal
     debug: bool = False  # -D: run debugger_command
-    max_idle: str | None = None  # -i, checked and without effect, as in stock tlsmgr
     single: bool = False  # -l: process limit 1
-    max_use: str | None = None  # -m, likewise
     service_name: str = "tlsmgr"  # -n
-    overrides: tuple[str, ...] = ()  # -o
+    overrides: tuple[str, ...] = ()  # -o, and what -i and -m set
     sockets: int = 1  # -s
     on_stdin: bool = False  # -S: one request on standard input
     transport: str | None = None  # -t
@@ -64,12 +63,8 @@ _FLAGS: Mapping[str, str] = {
     "-V": "to_stderr",
     "-z": "unlimited",
 }
-_TEXTS: Mapping[str, str] = {
-    "-i": "max_idle",
-    "-m": "max_use",
-    "-n": "service_name",
-    "-t": "transport",
-}
+_TEXTS: Mapping[str, str] = {"-n": "service_name", "-t": "transport"}
+_OVERRIDES: Mapping[str, str] = {"-i": "max_idle=", "-m": "max_use=", "-o": ""}
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
@@ -93,8 +88,8 @@ def _take(found: dict[str, Any], name: str, value: str) -> None:
         found[_FLAGS[name]] = True
     elif name in _TEXTS:
         found[_TEXTS[name]] = value
-    elif name == "-o":
-        found["overrides"] = (*found.get("overrides", ()), value)
+    elif name in _OVERRIDES:
+        found["overrides"] = (*found.get("overrides", ()), _OVERRIDES[name] + value)
     elif name == "-s":
         found["sockets"] = _socket_count(value)
     else:
@@ -136,6 +131,14 @@ def generation(environment: Mapping[str, str]) -> int:
         return int(text, 8)
     except ValueError:
         raise Fatal(f"bad generation: {text}") from None
+
+
+def run_debugger(command: str) -> None:
+    """The -D option (Postfix debug_process.c)."""
+    if not command:
+        raise Fatal("no debugger_command variable set up")
+    log.info(f"running: {command}")
+    os.system(command)
 
 
 def take_descriptors(count: int) -> tuple[socket.socket, ...]:

@@ -1,0 +1,183 @@
+"""Log lines: wording, printable text, the route, the limit, and a standard error nobody reads."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlsmgr import log
+
+
+class Lines:
+    """A destination that keeps lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, int, str, bytes]] = []
+
+    def write(self, severity: log.Severity, tag: str, text: bytes) -> None:
+        self.lines.append((severity.prefix, severity.level, tag, text))
+
+    def descriptors(self) -> tuple[int, ...]:
+        return (7,)
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    destination = Lines()
+    before = log.use(destination, "postfix/tlsmgr")
+    yield destination
+    log.restore(before)
+
+
+def test_each_severity_has_postfix_words_and_syslog_level(lines: Lines) -> None:
+    for write in (log.info, log.warning, log.error, log.fatal, log.panic):
+        write("text")
+    assert [line[:2] for line in lines.lines] == [
+        ("", 6),
+        ("warning: ", 4),
+        ("error: ", 3),
+        ("fatal: ", 2),
+        ("panic: ", 2),
+    ]
+    assert {line[2:] for line in lines.lines} == {("postfix/tlsmgr", b"text")}
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_text", "utf8_text"),
+    [
+        ("plain ~text", b"plain ~text", b"plain ~text"),
+        ("one\ntwo\ttab\0nul\x7fdel", b"one?two?tab?nul?del", b"one?two?tab?nul?del"),
+        ("é€😀", b"?" * 9, "é€😀".encode()),
+        ("a\udcfcb\udcff", b"a?b?", b"a?b?"),
+        ("csi\x9b", b"csi??", b"csi??"),
+        ("", b"", b""),
+    ],
+)
+def test_text_is_made_printable(text: str, ascii_text: bytes, utf8_text: bytes) -> None:
+    assert log.printable(text, keep_utf8=False) == ascii_text
+    assert log.printable(text, keep_utf8=True) == utf8_text
+
+
+@settings(deadline=None)
+@given(st.text(st.characters()), st.booleans())
+def test_any_text_comes_out_printable_and_short(text: str, keep_utf8: bool) -> None:
+    line = log.printable(text * 30, keep_utf8)
+    assert line.decode().isprintable()
+    assert len(line) <= log.TEXT_LIMIT
+    assert keep_utf8 or line.isascii()
+
+
+def test_text_is_cut_at_2000_bytes_and_not_within_a_character() -> None:
+    assert log.printable("x" * 2001, keep_utf8=False) == b"x" * 2000
+    assert log.printable("x" + "é" * 1000, keep_utf8=True) == b"x" + "é".encode() * 999
+
+
+def test_use_returns_what_was_in_force(lines: Lines) -> None:
+    other = Lines()
+    before = log.use(other, "hpf/\ntlsmgr", keep_utf8=True)
+    log.info("é")
+    log.restore(before)
+    log.info("é")
+    assert other.lines == [("", 6, "hpf/?tlsmgr", "é".encode())]
+    assert lines.lines == [("", 6, "postfix/tlsmgr", b"??")]
+
+
+def test_descriptors_are_those_of_the_destination_and_standard_error(lines: Lines) -> None:
+    assert log.descriptors() == (7,)
+    before = log.use(lines, also_stderr=True)
+    assert log.descriptors() == (2, 7)
+    log.restore(before)
+
+
+def test_standard_error_shows_the_program_and_its_own_pid(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = log.use(log.Stderr(), "postfix/tlsmgr")
+    log.warning("text")
+    child = os.fork()
+    if not child:
+        try:
+            log.info("from the child")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    log.restore(before)
+    shown = capfd.readouterr().err
+    assert shown == f"tlsmgr[{os.getpid()}]: warning: text\ntlsmgr[{child}]: from the child\n"
+
+
+def test_lines_go_to_standard_error_as_well_when_asked(
+    lines: Lines, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = log.use(lines, "hpf/tlsmgr", also_stderr=True)
+    log.error("text")
+    log.restore(before)
+    assert capfd.readouterr().err == f"tlsmgr[{os.getpid()}]: error: text\n"
+    assert lines.lines == [("error: ", 3, "hpf/tlsmgr", b"text")]
+
+
+def test_a_standard_error_that_nobody_reads_blocks_nobody() -> None:
+    program = "from tlsmgr import log\nfor _ in range(2000): log.info('x' * 1000)\nprint('done')"
+    reader, writer = os.pipe()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=writer,
+        timeout=60,
+        check=True,
+    )
+    os.close(writer)
+    os.close(reader)
+    assert done.stdout == b"done\n"
+
+
+def test_a_closed_standard_error_is_no_error() -> None:
+    program = "import os\nos.close(2)\nfrom tlsmgr import log\nlog.info('x')\nprint('done')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60, check=True
+    )
+    assert done.stdout == b"done\n"
+
+
+def fail(depth: int) -> None:
+    if depth:
+        fail(depth - 1)
+    raise ValueError("a message\nof\0" + "x" * 200)
+
+
+def test_a_traceback_has_type_message_and_innermost_frames(lines: Lines) -> None:
+    with pytest.raises(ValueError, match="a message") as caught:
+        fail(30)
+    log.traceback(caught.value)
+    texts = [text.decode() for _, _, _, text in lines.lines]
+    assert {prefix for prefix, *_ in lines.lines} == {"panic: "}
+    assert texts[0] == "ValueError: a message?of?" + "x" * 87
+    assert len(texts) == 1 + log.FRAME_LIMIT
+    assert all(re.fullmatch(r"  .*test_log\.py:[0-9]+ in fail", text) for text in texts[1:])
+
+
+def test_fatal_carries_its_text() -> None:
+    with pytest.raises(log.Fatal) as caught:
+        raise log.Fatal("open main.cf: No such file or directory")
+    assert caught.value.text == str(caught.value) == "open main.cf: No such file or directory"
+
+
+def test_a_limit_lets_one_line_through_per_key_and_interval(lines: Lines) -> None:
+    limit = log.Limit(60)
+    for now in (0.0, 1.0, 59.9, 60.0, 61.0, 120.5):
+        limit.warning("source", f"at {now}", now)
+    limit.warning("other", "other", 61.0)
+    texts = [text for *_, text in lines.lines]
+    assert texts == [b"at 0.0", b"at 60.0", b"at 120.5", b"other"]
+
+
+def test_a_limit_does_not_grow_for_ever() -> None:
+    limit = log.Limit(60)
+    assert all(limit.allows(f"key {number}", 0.0) for number in range(5 * log.Limit.KEYS))
+    assert len(limit._last) <= log.Limit.KEYS
