@@ -59,15 +59,20 @@ def main() -> int:
         run(sys.argv[1:], os.environ)
     except Fatal as error:
         log.fatal(error.text)
-        time.sleep(1)  # msg_fatal(): master must not be driven into a tight loop
-        return 1
-    return 0
+    except Exception as bug:
+        log.traceback(bug)
+    else:
+        return 0
+    time.sleep(1)  # msg_fatal(): master must not be driven into a tight loop
+    return 1
 
 
 def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None:
     """From master's options to the end of service. Raises Fatal."""
     maillog.connect_early(environment, PROCESS_NAME)
     options = master.parse(arguments, environment)
+    if options.to_stderr:
+        maillog.connect_early(environment, PROCESS_NAME, also_stderr=True)
     conf = load(
         directory_of(environment),
         log.warning,
@@ -77,7 +82,7 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
     )
     owner = accounts.check(conf, accounts.look_up(conf))
     maillog.connect(conf, PROCESS_NAME, also_stderr=options.to_stderr)
-    master.refuse_terminal(options)
+    master.refuse_terminal(options, PROCESS_NAME)
     master.check(options)
     generation = master.generation(environment)
     if options.debug:
@@ -244,7 +249,9 @@ def _make_heritage(
         listeners=around.listeners,
         source=f"{around.service_name} socket",
         client_timeout=conf.seconds("ipc_timeout"),
-        heartbeat=min(LONGEST_HEARTBEAT, conf.seconds("daemon_timeout") / 3),
+        heartbeat=min(
+            LONGEST_HEARTBEAT, conf.seconds("daemon_timeout") / 3, conf.seconds("ipc_timeout")
+        ),
     )
 
 

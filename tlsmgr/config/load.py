@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tlsmgr.config import syntax
-from tlsmgr.config.common import COMMON
 from tlsmgr.config.expand import Malformed, compatibility_level, expand
-from tlsmgr.config.parameters import OURS, TLSMGR
+from tlsmgr.config.parameters import OURS, PARAMETERS
 from tlsmgr.config.syntax import NOTHING, Warn
 from tlsmgr.config.values import Parameter, Value, convert
 from tlsmgr.log import Fatal
@@ -28,6 +27,9 @@ from tlsmgr.logsockets import FACILITIES
 
 DEFAULT_DIRECTORY = "/etc/postfix"
 """Where main.cf is when nobody says otherwise."""
+
+PROCESS_ID_FROM = "debugger_command"
+"""The first parameter that can refer to $process_id; the last of those common to all programs."""
 
 OUR_NAMES = frozenset(parameter.name for parameter in OURS)
 
@@ -98,12 +100,11 @@ def load(
         names[name] = value
     names["service_name"] = service_name
     values: dict[str, Value] = {}
-    for row in COMMON:
+    for row in PARAMETERS:
+        if row.name == PROCESS_ID_FROM:
+            names["process_id"] = str(os.getpid())
         values[row.name] = evaluate(row, values, names, warn)
         check(row.name, values, f"{directory}/main.cf")
-    names["process_id"] = str(os.getpid())
-    for row in TLSMGR + OURS:
-        values[row.name] = evaluate(row, values, names, warn)
     return Configuration(directory, MappingProxyType(values))
 
 

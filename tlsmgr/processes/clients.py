@@ -10,10 +10,10 @@ Runs in a worker, on non-blocking descriptors. Nothing is fatal: a connection th
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 
 from tlsmgr.wire import ANNOUNCEMENT, RequestReader
@@ -75,6 +75,7 @@ class Clients:
         if sent < len(reply):
             client.output = reply[sent:]
             self._epoll.modify(client.fd, select.EPOLLOUT)
+            self.note_progress(client, time.monotonic())
 
     def send_rest(self, client: Client) -> bool:
         """Write more of a stuck reply; True when it is all gone and reading goes on."""
@@ -87,9 +88,7 @@ class Clients:
         """Close the connection; what was half-done is forgotten."""
         if self.is_open(client):  # else the descriptor may be another client's by now
             del self._by_fd[client.fd]
-            with contextlib.suppress(OSError):
-                self._epoll.unregister(client.fd)
-            os.close(client.fd)
+            os.close(client.fd)  # which takes it off the epoll object
         self._unfinished.discard(client)
 
     def is_open(self, client: Client) -> bool:
@@ -97,7 +96,7 @@ class Clients:
         return self._by_fd.get(client.fd) is client
 
     def note_progress(self, client: Client, now: float) -> None:
-        """Call after each event of a client that has something half-done, or had."""
+        """Remember or forget the client, by whether it has something half-done now."""
         if not self.is_open(client):
             return
         if client.output or client.reader is not None:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import getopt
 import os
+import re
 import socket
 import struct
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +29,7 @@ STATUS_FD = 5  # master_proto.h: MASTER_STATUS_FD
 LISTEN_FD = 6  # MASTER_LISTEN_FD, and the following
 FLOW_FDS = (3, 4)  # MASTER_FLOW_READ, MASTER_FLOW_WRITE: not for us
 TAKEN, AVAIL = 0, 1
+LAST_GENERATION = 0xFFFFFFFF  # an unsigned int
 TRANSPORTS = ("inet", "unix", "pass")
 
 _STATUS = struct.Struct("=iIi")  # struct MASTER_STATUS: pid, generation, availability
@@ -116,21 +119,21 @@ def check(options: Options) -> None:
         raise Fatal(f"unsupported transport type: {options.transport}")
 
 
-def refuse_terminal(options: Options) -> None:
-    """A person is better served by ``tlsmgr-start``; the words are stock's."""
+def refuse_terminal(options: Options, process_name: str) -> None:
+    """A person, who is told on the terminal as well, is better served by ``tlsmgr-start``."""
     if not (options.on_stdin or options.attached) and os.isatty(0):
-        raise Fatal("do not run this command by hand")
+        refusal = "do not run this command by hand"  # multi_server.c
+        if not options.to_stderr:
+            print(f"{process_name}: fatal: {refusal}", file=sys.stderr)
+        raise Fatal(refusal)
 
 
 def generation(environment: Mapping[str, str]) -> int:
     """The spawn counter that master put, in octal, into the environment."""
-    text = environment.get("GENERATION")
-    if text is None:
-        return 0
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise Fatal(f"bad generation: {text}") from None
+    text = environment.get("GENERATION", "0")
+    if not re.fullmatch("[0-7]+", text) or int(text, 8) > LAST_GENERATION:
+        raise Fatal(f"bad generation: {text}")
+    return int(text, 8)
 
 
 def run_debugger(command: str) -> None:

@@ -5,9 +5,6 @@ something, answers lookups and the like at once, all seeds together with one ext
 end, and then carries out all updates and deletes, as one transaction a cache, before they are
 answered. No request makes a disk wait, and no client waits for another one's bytes.
 
-New connections are spread without a lock: EPOLLEXCLUSIVE wakes one idle worker for each, and a
-worker that accepted goes to the end of the kernel's queue by registering the listener again.
-
 Ends, after the turn at hand: when the parent has gone (its end of the lifeline closes, kill -9
 included), and on SIGTERM. A defect of ours ends it with a traceback in the log and status 1; what
 keeps it from serving at all with status BOOT_ERROR, on which the parent gives up. A cache that
@@ -20,7 +17,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import time
 from typing import NamedTuple
 
@@ -28,6 +24,7 @@ from tlsmgr import log
 from tlsmgr.processes import boot
 from tlsmgr.processes.clients import Client, Clients
 from tlsmgr.processes.heritage import Heritage
+from tlsmgr.processes.listeners import Listeners
 from tlsmgr.service import Context, Deferred, deal, handle, refuse, settle
 from tlsmgr.stats import INDEX
 from tlsmgr.wire import Malformed, Remark, RequestReader, Seed, WakeUp, read_whole
@@ -35,9 +32,7 @@ from tlsmgr.wire import Malformed, Remark, RequestReader, Seed, WakeUp, read_who
 BOOT_ERROR = 3  # exit status: not even started, no use in trying again
 DEFECT = 1  # exit status: a traceback is in the log
 
-ACCEPT_BURST = 8  # connections accepted before the clients at hand are served
 CHECK_INTERVAL = 1.0  # seconds between two looks at clients with half-done business
-ACCEPT_PAUSE = 1.0  # seconds without accepting when descriptors have run out
 NANOSECONDS = 1_000_000_000
 
 _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], INDEX["malformed"]
@@ -83,43 +78,52 @@ class Worker:
         self._context = context
         self._epoll = select.epoll()
         self._clients = Clients(self._epoll)
-        self._listeners = {listener.fileno(): listener for listener in heritage.listeners}
+        self._listeners = Listeners(self._epoll, heritage.listeners)
         self._deferred: list[tuple[Client, Deferred]] = []
         self._seeds: list[tuple[Client, Seed]] = []
         self._unread: list[Client] = []  # they sent more than was looked at so far
         self._next_check = 0.0  # time.monotonic()
-        self._accepts_again = 0.0  # time.monotonic() until which no descriptor is to be had
         self._stopping = False
 
     def run(self) -> None:
         """Serve until told to stop."""
-        signal.signal(signal.SIGTERM, self._stop)
+        self._catch_signals()
         self._epoll.register(self._pipes.lifeline, select.EPOLLIN)
-        self._listen()
+        self._listeners.listen()
         self._heritage.vital.beat(self._slot, time.monotonic())
-        self.ring()
+        self._ring()
         while not self._stopping:
-            self._turn(0.0 if self._unread else self._heritage.heartbeat)
+            self._turn(self._patience())
         self._turn(0.0)
         self._clients.close_all()
-        for cache_type in self._context.cache_types.values():
-            if cache_type.cache is not None:
-                cache_type.cache.close()
+        for cache in self._context.caches:
+            cache.close()
 
-    def ring(self) -> None:
+    def _catch_signals(self) -> None:
+        """SIGTERM ends the wait for events, which Python would take up again by itself."""
+        alarm, end = os.pipe()
+        os.set_blocking(end, False)
+        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._stop)
+        self._epoll.register(alarm, select.EPOLLIN)
+
+    def _ring(self) -> None:
         """Have the parent look at this worker."""
         with contextlib.suppress(OSError):
             os.write(self._pipes.bell, b"!")
+
+    def _patience(self) -> float:
+        """How many seconds to wait for events."""
+        if self._unread:
+            return 0.0
+        return CHECK_INTERVAL if self._listeners.is_paused else self._heritage.heartbeat
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     def _turn(self, timeout: float) -> None:
         """Wait for events and serve them; at the end answer what is answered together."""
-        try:
-            events = self._epoll.poll(timeout)
-        except InterruptedError:
-            return
+        events = self._epoll.poll(timeout)
         now = time.monotonic()
         self._heritage.vital.beat(self._slot, now)
         if self._unread:
@@ -130,53 +134,26 @@ class Worker:
             if client is not None:
                 self._serve(client, now)
             else:
-                self._notice(fd)
+                self._notice(fd, now)
         if self._seeds:
             self._deal()
         self._settle()
         if now >= self._next_check:
             self._check_clients(now)
 
-    def _notice(self, fd: int) -> None:
-        """Something other than a client became readable."""
-        listener = self._listeners.get(fd)
-        if listener is not None:
-            self._accept(listener)
+    def _notice(self, fd: int, now: float) -> None:
+        """Something other than a client can be read."""
+        if fd in self._listeners:
+            for connection in self._listeners.accept(fd, now):
+                self._context.counts[_CONNECTIONS] += 1
+                self._clients.welcome(connection)
         elif fd == self._pipes.lifeline:
             self._stop()
-
-    # Connections.
-
-    def _listen(self) -> None:
-        for fd in self._listeners:
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-        self._accepts_again = 0.0
-
-    def _stop_listening(self) -> None:
-        for fd in self._listeners:
-            self._epoll.unregister(fd)
-        self._accepts_again = time.monotonic() + ACCEPT_PAUSE
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPT_BURST):
-            try:
-                connection, _ = listener.accept()
-            except (BlockingIOError, ConnectionError, InterruptedError):
-                break
-            except OSError as error:
-                log.error(f"accept connection: {error.strerror}")
-                self._stop_listening()
-                return
-            self._context.counts[_CONNECTIONS] += 1
-            self._clients.welcome(connection)
-        self._epoll.unregister(listener.fileno())
-        self._epoll.register(listener.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def _check_clients(self, now: float) -> None:
         """Once a second: accept again after a pause, and give up those that keep us waiting."""
         self._next_check = now + CHECK_INTERVAL
-        if self._accepts_again and now >= self._accepts_again:
-            self._listen()
+        self._listeners.resume(now)
         for client in self._clients.overdue(now - self._heritage.client_timeout):
             log.warning(f"timeout on {self._heritage.source}")
             self._clients.drop(client)
@@ -195,19 +172,17 @@ class Worker:
         segment = self._clients.read(client)
         if segment is None:
             return
+        if not segment:
+            self._end(client)
+            return
         if client.reader is None:
             request = read_whole(segment)
             if request is not None:
                 self._answer(client, handle(self._context, request, self._time()))
-                if client.output:
-                    self._clients.note_progress(client, now)
                 return
             client.reader = RequestReader(self._heritage.source)
-        if segment:
-            client.reader.receive(segment)
-            self._read_requests(client)
-        else:
-            self._end(client, client.reader)
+        client.reader.receive(segment)
+        self._read_requests(client)
         self._clients.note_progress(client, now)
 
     def _time(self) -> int:
@@ -254,11 +229,13 @@ class Worker:
         if malformed.final:
             self._clients.drop(client)
 
-    def _end(self, client: Client, reader: RequestReader) -> None:
+    def _end(self, client: Client) -> None:
         """The peer will send no more; half a request still gets the reply that it deserves."""
-        malformed = reader.end_of_input()
-        if malformed is not None:
-            self._refuse(client, malformed)
+        ending = client.reader.end_of_input() if client.reader is not None else None
+        if isinstance(ending, Malformed):
+            self._refuse(client, ending)
+        elif ending is not None:
+            log.warning(ending.text)
         self._clients.drop(client)
 
     # The end of a turn.
@@ -294,6 +271,5 @@ class Worker:
         unread, self._unread = self._unread, []
         for client in unread:
             client.waits = False
-            if self._clients.is_open(client):
-                self._read_requests(client)
-                self._clients.note_progress(client, now)
+            self._read_requests(client)
+            self._clients.note_progress(client, now)

@@ -139,14 +139,18 @@ class RequestReader:
         self._forget_what_was_read()
         return self._refuse_if_oversized()
 
-    def end_of_input(self) -> Malformed | None:
-        """What to answer when the peer stopped sending: only half a known request is worth it."""
-        if self._form is None or self._skipping:
+    def end_of_input(self) -> Malformed | Remark | None:
+        """What to make of it that the peer stopped sending: only half a request is worth a word.
+
+        It gets a reply when it is known which request it is half of.
+        """
+        held = bytes(self._buffer[self._field :])
+        if self._skipping or (self._is_fresh and held.strip(NUL) in (b"", WAKE_UP_NAME)):
             return None
+        problem = "unexpected end-of-input from" if held else "premature end-of-input on"
         part = "value" if self._at_value else "name"
-        is_inside = len(self._buffer) > self._field
-        problem = "unexpected end-of-input from" if is_inside else "premature end-of-input on"
-        return self._refuse(f"{problem} {self._source} while reading input attribute {part}")
+        text = f"{problem} {self._source} while reading input attribute {part}"
+        return Remark(text) if self._form is None else self._refuse(text)
 
     # Field by field.
 

@@ -1,0 +1,72 @@
+"""listeners - how the workers share new connections, without a lock.
+
+Each worker has the listening sockets, which all have inherited, on its own epoll object with
+EPOLLEXCLUSIVE: the kernel wakes one idle worker for a connection, the one that has waited longest
+in its queue. A worker that accepted goes to the queue's end by registering again, so the idle ones
+take turns; one that is busy is passed over.
+
+When descriptors have run out a worker stops to accept for a moment, and leaves connections to the
+others and to the backlog. Nothing here is fatal.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+from tlsmgr import log
+
+ACCEPT_BURST = 8  # connections accepted before the clients at hand are served
+ACCEPT_PAUSE = 1.0  # seconds without accepting when descriptors have run out
+
+_EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
+
+
+class Listeners:
+    """The listening sockets of one worker."""
+
+    def __init__(self, epoll: select.epoll, sockets: tuple[socket.socket, ...]) -> None:
+        self._epoll = epoll
+        self._by_fd = {listener.fileno(): listener for listener in sockets}
+        self._paused_until = 0.0  # time.monotonic(); 0: accepting
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._by_fd
+
+    @property
+    def is_paused(self) -> bool:
+        """No descriptor was to be had; call ``resume`` from time to time."""
+        return self._paused_until > 0
+
+    def listen(self) -> None:
+        """Have the epoll object tell of connections."""
+        for fd in self._by_fd:
+            self._epoll.register(fd, _EVENTS)
+        self._paused_until = 0.0
+
+    def resume(self, now: float) -> None:
+        """Listen again when the pause is over at ``now`` (time.monotonic())."""
+        if self.is_paused and now >= self._paused_until:
+            self.listen()
+
+    def accept(self, fd: int, now: float) -> Iterator[socket.socket]:
+        """The connections that wait at this listener, a few at most."""
+        listener = self._by_fd[fd]
+        for _ in range(ACCEPT_BURST):
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, ConnectionError, InterruptedError):
+                break
+            except OSError as error:
+                log.error(f"accept connection: {error.strerror}")
+                self._pause(now)
+                return
+            yield connection
+        self._epoll.unregister(fd)
+        self._epoll.register(fd, _EVENTS)
+
+    def _pause(self, now: float) -> None:
+        for fd in self._by_fd:
+            self._epoll.unregister(fd)
+        self._paused_until = now + ACCEPT_PAUSE
