@@ -20,9 +20,10 @@ from typing import NamedTuple
 from tlsmgr import log
 from tlsmgr.sessions.seal import Entry
 from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import Batch, Record, Store, StoreError, StoreFull
+from tlsmgr.sessions.store import Batch, DiskFull, Record, Store, StoreError, StoreFull
 
 WARNING_INTERVAL = 600.0  # seconds between two warnings about the same trouble
+EVICTED_AT_ONCE = 8  # records that a batch may evict, beyond one for each that it stores
 EVICTED_WHEN_FULL = 4  # records, each time that there is no room for a batch
 TRIES = 100  # to make room for a batch
 
@@ -122,12 +123,17 @@ class SessionCache:
         if self._store is None:
             return [change.session is not None for change in changes]
         expired, self.expired = self.expired, []
-        size = sum(len(change.session) for change in changes if change.session is not None)
-        with self._store.writing(len(changes) + len(expired), size) as batch:
+        sizes = [len(c.cache_id) + len(c.session) for c in changes if c.session is not None]
+        evictions = len(sizes) + EVICTED_AT_ONCE
+        copies = len(changes) + len(expired) + evictions // 2  # the oldest lie side by side
+        with self._store.writing(copies, sizes) as batch:
             for cache_id in expired:
                 self._delete_if_expired(batch, cache_id, now)
             done = [self._change(batch, change, now) for change in changes]
-            self._evict(batch)
+            goes_on = self._evict(batch, evictions)
+        while goes_on:
+            with self._store.writing(EVICTED_AT_ONCE) as batch:
+                goes_on = self._evict(batch, EVICTED_AT_ONCE)
         return done
 
     def _change(self, batch: Batch, change: Change, now: int) -> bool:
@@ -153,12 +159,16 @@ class SessionCache:
 
     # Limits.
 
-    def _evict(self, batch: Batch) -> None:
-        """Let the oldest go until both limits hold."""
+    def _evict(self, batch: Batch, most: int) -> bool:
+        """Let the oldest go until both limits hold; True when ``most`` were not enough."""
         limit = self.rules.entry_limit
         while (limit and batch.entries() > limit) or batch.used_bytes() > self.rules.size_limit:
+            if not most:
+                return True
             if not self._evict_oldest(batch):
-                return
+                return False
+            most -= 1
+        return False
 
     def _evict_oldest(self, batch: Batch) -> bool:
         record = batch.oldest()
@@ -173,7 +183,7 @@ class SessionCache:
         assert self._store is not None
         try:
             with self._store.writing(EVICTED_WHEN_FULL, evicts=True) as batch:
-                return all(self._evict_oldest(batch) for _ in range(EVICTED_WHEN_FULL))
+                return sum(self._evict_oldest(batch) for _ in range(EVICTED_WHEN_FULL)) > 0
         except StoreError as error:
             self._complain(error)
             return False
@@ -187,7 +197,7 @@ class SessionCache:
             " sessions are not kept until this is over",
             time.monotonic(),
         )
-        if not isinstance(error, StoreFull):
+        if not isinstance(error, StoreFull | DiskFull):
             self._shared.report_damage()
 
     def _log_lookup(self, cache_id: bytes, entry: Entry | None) -> None:

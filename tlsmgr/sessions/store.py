@@ -19,41 +19,44 @@ raised as StoreError; nothing here is fatal, and nothing is logged.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import lmdb
 
-from tlsmgr.sessions.extent import Extent
+from tlsmgr.sessions.extent import Extent, grant_lock_table, own
+from tlsmgr.sessions.place import StoreError, StoreFile, claim, in_directory, inode_of, remove
+
+__all__ = [
+    "Batch",
+    "DiskFull",
+    "Record",
+    "Store",
+    "StoreError",
+    "StoreFile",
+    "StoreFull",
+    "create",
+    "inode_of",
+    "map_size_for",
+    "remove",
+]
 
 MAX_READERS = 1024  # slots of the reader table: workers, and dead ones not cleared yet
+LOCK_TABLE = 64 * (MAX_READERS + 64)  # bytes: a cache line a reader, and LMDB's head
 SERIAL_BYTES = 6  # of a key in ``records``; big-endian, so that its order is that of age
 PAGES_A_BATCH, PAGES_A_CHANGE = 16, 8  # copied at most, for all practical purposes
+NODE_BYTES = 64  # of half a page, beside id and session: LMDB's head, key, our head and seal
 PAGES_IN_RESERVE = 64  # so that a full disk does not keep us from evicting
 RESERVE = 64 << 20  # bytes of address space over twice the limit: copies, pinned pages
 
 
-class StoreError(Exception):
-    """The file can't be made, opened, read or written; the text says why."""
-
-
 class StoreFull(StoreError):
-    """The map has no free page left for this batch: evict, then try again."""
+    """There is no free page left for this batch: evict, then try again."""
 
 
-class StoreFile(NamedTuple):
-    """Where a store is: an open directory, a file name in it, and the map's size in bytes.
-
-    ``mark`` is the shared memory in which all users of the file note what of it is granted; None
-    for a file with one user.
-    """
-
-    directory: int
-    name: str
-    map_size: int
-    mark: memoryview | None = None
+class DiskFull(StoreError):
+    """The disk has no room for a large record, which evicting others would not make."""
 
 
 class Record(NamedTuple):
@@ -74,68 +77,27 @@ def map_size_for(size_limit: int) -> int:
 def create(file: StoreFile) -> int:
     """Make the file afresh, empty, mode 0600, and rename it into place.
 
-    Returns a descriptor that keeps the file ours while it is open: another daemon with the same
-    configuration gets a StoreError here. Processes that have the old file open keep it, and its
-    lock table, until they close it.
+    Returns a descriptor that keeps the file ours while it is open: another daemon gets a StoreError
+    here. Who has the old file open keeps it, and its lock table, until it is closed.
     """
-    fresh = file._replace(name=file.name + ".new")
-    with _in_directory(file.directory):
+    fresh = file._replace(name=file.name + ".new", mark=None)
+    with in_directory(file.directory):
         if inode_of(file) is not None:
-            os.close(_claim(file.name))
+            os.close(claim(file.name))
         for leftover in (fresh.name, fresh.name + "-lock", file.name + "-lock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(leftover)
         Store(fresh, create=True).close()
         os.unlink(fresh.name + "-lock")
-        claim = _claim(fresh.name)
+        descriptor = claim(fresh.name)
         os.rename(fresh.name, file.name)
-    return claim
-
-
-def _claim(name: str) -> int:
-    """Take the file for this process and its children; LMDB's own locks are on another file."""
-    descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreError(f"unable to get exclusive lock on {name}: {error.strerror}") from None
+        if file.mark is not None:
+            own(file.mark, os.fstat(descriptor).st_ino)
     return descriptor
 
 
-def remove(file: StoreFile) -> None:
-    """Delete the file and its lock table, if they are there."""
-    for name in (file.name, file.name + "-lock"):
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=file.directory)
-
-
-def inode_of(file: StoreFile) -> int | None:
-    """The inode number of the file that has the name now, None when there is none."""
-    try:
-        return os.stat(file.name, dir_fd=file.directory, follow_symlinks=False).st_ino
-    except OSError:
-        return None
-
-
-@contextlib.contextmanager
-def _in_directory(descriptor: int) -> Iterator[None]:
-    """Work in the directory, then come back; OSError is raised as StoreError."""
-    try:
-        before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fchdir(descriptor)
-            try:
-                yield
-            finally:
-                os.fchdir(before)
-        finally:
-            os.close(before)
-    except OSError as error:
-        raise StoreError(str(error)) from error
-
-
-def _open_environment(file: StoreFile) -> lmdb.Environment:
+def _open_environment(file: StoreFile, create: bool) -> lmdb.Environment:
+    """While it is being made it is written with pwrite(): nothing is granted yet."""
     return lmdb.open(
         file.name,
         subdir=False,
@@ -144,7 +106,7 @@ def _open_environment(file: StoreFile) -> lmdb.Environment:
         max_dbs=2,
         max_readers=MAX_READERS,
         max_spare_txns=1,
-        writemap=True,
+        writemap=not create,
         sync=False,
         metasync=False,
         readahead=False,
@@ -167,17 +129,20 @@ class Store:
     def __init__(self, file: StoreFile, create: bool = False) -> None:
         self._reading: lmdb.Transaction[bytes] | None = None
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        with _in_directory(file.directory), contextlib.ExitStack() as on_failure:
+        with in_directory(file.directory), contextlib.ExitStack() as on_failure:
             self._fd = os.open(file.name, flags, 0o600)
             on_failure.callback(os.close, self._fd)
+            self._extent = Extent(self._fd, file.mark)
+            if trouble := self._extent.trouble():
+                raise StoreError(f"{file.name} {trouble}")
             with _store_errors():
-                self._env = _open_environment(file)
+                grant_lock_table(file.name, LOCK_TABLE)
+                self._env = _open_environment(file, create)
                 on_failure.callback(self._env.close)
                 self._records = self._env.open_db(b"records", create=create)
                 self._serials = self._env.open_db(b"serials", create=create)
                 if os.stat(file.name).st_ino != os.fstat(self._fd).st_ino:
                     raise StoreError(f"{file.name} was replaced while it was opened")
-                self._extent = Extent(self._fd, file.mark)
                 self._page_size = self._env.stat()["psize"]
                 with self._env.begin(write=True):
                     self._extent.trim(self._end())
@@ -227,24 +192,32 @@ class Store:
             return found
 
     @contextlib.contextmanager
-    def writing(self, changes: int = 1, size: int = 0, evicts: bool = False) -> Iterator[Batch]:
+    def writing(
+        self, changes: int = 1, sizes: Sequence[int] = (), evicts: bool = False
+    ) -> Iterator[Batch]:
         """One transaction under the writers' lock: committed at the end, dropped if it raises.
 
-        ``changes`` and their ``size`` in bytes bound what the batch may write. StoreFull when the
-        disk has no room for that; a batch that ``evicts`` may use up what is kept in reserve.
+        At most ``changes`` records are stored or removed; ``sizes`` are those of the stored ones in
+        bytes. StoreFull or DiskFull when the disk has no room for that; a batch that ``evicts`` may
+        use up what is kept in reserve.
         """
         self.end_reading()
         with _store_errors(), self._env.begin(write=True) as txn:
             batch = Batch(txn, self._records, self._serials)
             pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
-            self._make_sure_of(pages * self._page_size + 2 * size, batch)
+            self._make_sure_of(pages * self._page_size + 2 * sum(sizes), sizes, batch)
             yield batch
 
-    def _make_sure_of(self, wanted: int, batch: Batch) -> None:
-        """Have so many bytes behind the last page, or on a full disk in unused ones."""
+    def _make_sure_of(self, wanted: int, sizes: Sequence[int], batch: Batch) -> None:
+        """Have so many bytes behind the last page, or on a full disk in unused ones.
+
+        A large record needs pages in a row, and nobody knows whether the unused ones are.
+        """
         try:
             self._extent.grant(self._end() + wanted)
         except OSError as error:
+            if max(sizes, default=0) > self._page_size // 2 - NODE_BYTES:
+                raise DiskFull(error.strerror or str(error)) from error
             if self._extent.granted() - batch.used_bytes() < wanted:
                 raise StoreFull(error.strerror or str(error)) from error
 

@@ -65,7 +65,8 @@ class Sweep:
         if not finished:
             return PAUSE
         self._position = b""
-        return max(PAUSE, self._started + self._rules.timeout - now)
+        passed = max(0.0, now - self._started)  # less than nothing: the clock was set back
+        return max(PAUSE, self._rules.timeout - passed)
 
     def _slice(self, now: int) -> bool:
         """One slice; True when it reached the end."""

@@ -1,0 +1,410 @@
+"""The store on real files: made afresh, shared by processes, and no process's death harms it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cache_files import MIB, CacheFiles, end_of_child, held_open, in_child
+
+from tlsmgr.sessions.store import (
+    Record,
+    Store,
+    StoreError,
+    StoreFile,
+    StoreFull,
+    create,
+    inode_of,
+    map_size_for,
+    remove,
+)
+
+
+def serial(number: int) -> bytes:
+    return number.to_bytes(6, "big")
+
+
+def digest(number: int) -> bytes:
+    return number.to_bytes(16, "little")
+
+
+def record(number: int, size: int = 1200) -> Record:
+    return Record(serial(number), serial(number) * (size // 6))
+
+
+def put(store: Store, *numbers: int, size: int = 1200) -> None:
+    """One batch: records of these serials under the digests of the same numbers."""
+    with store.writing(len(numbers), [size] * len(numbers)) as batch:
+        for number in numbers:
+            batch.append(digest(number), record(number, size))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[CacheFiles]:
+    files = CacheFiles(tmp_path)
+    yield files
+    files.remove()
+
+
+# ------------------------------------------------------------------------------------ made afresh
+
+
+def test_a_new_file_is_private_and_empty(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        files = CacheFiles(tmp_path)
+        files.store()
+        assert files.path.stat().st_mode & 0o7777 == 0o600
+        assert sorted(os.listdir(tmp_path)) == ["smtp.sessions", "smtp.sessions-lock"]
+        for name in os.listdir(tmp_path):
+            assert (tmp_path / name).stat().st_mode & 0o7777 == 0o600
+        assert files.store().read_from(b"", 10) == []
+    finally:
+        os.umask(before)
+    files.remove()
+
+
+def test_create_makes_the_file_afresh_and_leaves_the_old_one_to_its_users(
+    files: CacheFiles, tmp_path: Path
+) -> None:
+    put(store := files.store(), 1, 2)
+    before = inode_of(files.file)
+    os.close(files.claim)
+    (tmp_path / "smtp.sessions.new").write_text("a leftover of a start that was killed")
+    (tmp_path / "smtp.sessions.new-lock").write_text("the same")
+    files.claim = create(files.file)
+    assert inode_of(files.file) not in (None, before)
+    assert store.read(digest(1)) == record(1)
+    put(store, 3)
+    assert sorted(os.listdir(tmp_path)) == ["smtp.sessions"]
+    assert files.store().read(digest(1)) is None
+
+
+def test_the_claim_keeps_another_daemon_out(files: CacheFiles) -> None:
+    put(files.store(), 1)
+    files.close()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="unable to get exclusive lock on smtp"):
+            create(files.file)
+    assert in_child(lambda: Store(files.file).read(digest(1))) == record(1)
+    assert os.fstat(files.claim).st_ino == inode_of(files.file)
+
+
+def test_the_claim_ends_with_the_process(files: CacheFiles) -> None:
+    os.close(files.claim)
+    in_child(lambda: create(files.file))
+    files.claim = create(files.file)
+
+
+@pytest.mark.parametrize("what", ["link", "directory", "fifo"])
+def test_what_is_no_file_is_left_alone(tmp_path: Path, what: str) -> None:
+    target = tmp_path / "precious"
+    target.write_text("precious")
+    name = tmp_path / "smtp.sessions"
+    if what == "link":
+        name.symlink_to(target)
+    elif what == "directory":
+        name.mkdir()
+    else:
+        os.mkfifo(name)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    file = StoreFile(descriptor, "smtp.sessions", MIB)
+
+    def tries() -> int:
+        failures = 0
+        for act in (lambda: create(file), lambda: Store(file)):
+            try:
+                act()
+            except StoreError:
+                failures += 1
+        return failures
+
+    # A FIFO may be replaced, or refused, but must keep nobody waiting.
+    assert in_child(tries) == 2 or what == "fifo"
+    assert target.read_text() == "precious"
+    os.close(descriptor)
+
+
+def test_no_room_and_no_directory_are_store_errors(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    file = StoreFile(descriptor, "x.sessions", MIB)
+    tmp_path.rmdir()
+    with pytest.raises(StoreError, match="No such file"):
+        create(file)
+    with pytest.raises(StoreError):
+        Store(file)
+    assert inode_of(file) is None
+    remove(file)
+    os.close(descriptor)
+
+
+def test_opening_makes_nothing(files: CacheFiles, tmp_path: Path) -> None:
+    remove(files.file)
+    with pytest.raises(StoreError):
+        Store(files.file)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"text\n" * 5000, bytes(65536), os.urandom(65536)], ids=range(5)
+)
+def test_rubbish_is_a_store_error(files: CacheFiles, content: bytes) -> None:
+    files.path.write_bytes(content)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreError):
+        Store(files.file)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_working_directory_stays(files: CacheFiles) -> None:
+    before = os.getcwd()
+    files.store()
+    with pytest.raises(StoreError):
+        Store(files.file._replace(name="missing"))
+    assert os.getcwd() == before
+
+
+# ----------------------------------------------------------------------------------------- records
+
+
+def test_records(files: CacheFiles) -> None:
+    store = files.store()
+    assert store.read(digest(1)) is None
+    put(store, 1, 2, 3)
+    assert store.read(digest(2)) == record(2)
+    with store.writing() as batch:
+        assert (batch.entries(), batch.oldest()) == (3, record(1))
+        assert batch.find(digest(3)) == record(3)
+        assert batch.find(digest(4)) is None
+        batch.append(digest(1), record(4))
+        assert (batch.entries(), batch.oldest()) == (3, record(2))
+        assert batch.remove(serial(2), digest(2))
+        assert not batch.remove(serial(2), digest(2))
+        assert not batch.remove(serial(1), digest(1)), "that serial was replaced"
+    assert store.read(digest(1)) == record(4)
+    assert store.read(digest(2)) is None
+    assert store.read_from(b"", 10) == [record(3), record(4)]
+
+
+def test_removing_by_an_old_serial_leaves_the_new_record(files: CacheFiles) -> None:
+    put(store := files.store(), 1)
+    with store.writing() as batch:
+        batch.append(digest(1), record(2))
+    with store.writing() as batch:
+        assert not batch.remove(serial(1), digest(1))
+    assert store.read(digest(1)) == record(2)
+
+
+def test_reading_in_slices(files: CacheFiles) -> None:
+    store = files.store()
+    put(store, *range(1, 101), size=60)
+    assert [r.serial for r in store.read_from(b"", 3)] == [serial(1), serial(2), serial(3)]
+    assert [r.serial for r in store.read_from(serial(99), 3)] == [serial(99), serial(100)]
+    assert store.read_from(serial(101), 3) == []
+    assert len(store.read_from(serial(0), 1000)) == 100
+
+
+def test_a_batch_that_raises_is_dropped(files: CacheFiles) -> None:
+    put(store := files.store(), 1)
+    with pytest.raises(ZeroDivisionError), store.writing() as batch:  # noqa: PT012
+        batch.append(digest(2), record(2))
+        raise ZeroDivisionError
+    assert store.read(digest(2)) is None
+    put(store, 3)
+    assert store.read_from(b"", 9) == [record(1), record(3)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_000, 1_900_000])
+def test_sizes(files: CacheFiles, size: int) -> None:
+    store = files.store()
+    data = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    with store.writing(1, [size]) as batch:
+        batch.append(digest(1), Record(serial(1), data))
+    assert store.read(digest(1)) == Record(serial(1), data)
+
+
+def test_reads_of_one_turn_see_one_state(files: CacheFiles) -> None:
+    reader, writer = os.pipe(), os.pipe()
+
+    def look() -> tuple[bool, bool, bool]:
+        store = Store(files.file)
+        before = store.read(digest(1)) is not None
+        os.write(reader[1], b"x")
+        os.read(writer[0], 1)
+        same_turn = store.read(digest(2)) is not None
+        store.end_reading()
+        return before, same_turn, store.read(digest(2)) is not None
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            put(store := Store(files.file), 1)
+            os.read(reader[0], 1)
+            put(store, 2)
+            os.write(writer[1], b"x")
+        finally:
+            os._exit(0)
+    while not in_child(lambda: Store(files.file).read(digest(1)) is not None):
+        time.sleep(0.01)
+    assert in_child(look) == (True, False, True)
+    os.waitpid(pid, 0)
+    for descriptor in (*reader, *writer):
+        os.close(descriptor)
+
+
+# ----------------------------------------------------------------------------------------- limits
+
+
+def test_the_file_is_as_long_as_what_is_used(tmp_path: Path) -> None:
+    files = CacheFiles(tmp_path, size_limit=512 * MIB)
+    assert files.file.map_size > 1024 * MIB
+    store = files.store()
+    assert files.path.stat().st_size <= MIB
+    for number in range(1, 2001):
+        put(store, number)
+    used = 2000 * 1200
+    assert used < files.path.stat().st_size < 2 * used + MIB
+    blocks = files.path.stat().st_blocks * 512
+    assert blocks < 2 * used + MIB
+    files.store()
+    assert files.path.stat().st_size < 2 * used + MIB
+    files.remove()
+
+
+def test_replacing_does_not_make_the_file_grow(files: CacheFiles) -> None:
+    store = files.store()
+    for number in range(1, 3001):
+        with store.writing(1, [1200]) as batch:
+            batch.append(digest(number % 7), record(number))
+    assert files.path.stat().st_size < 2 * MIB
+    assert len(store.read_from(b"", 100)) == 7
+
+
+def test_a_full_map_is_told_from_other_trouble(tmp_path: Path) -> None:
+    files = CacheFiles(tmp_path)
+    files.file = files.file._replace(map_size=4 * MIB)
+    store = files.store()
+    with pytest.raises(StoreFull):  # noqa: PT012
+        for number in range(1, 10000):
+            put(store, number)
+    with store.writing(evicts=True) as batch:
+        oldest = batch.oldest()
+        assert oldest is not None
+        assert batch.remove(oldest.serial, digest(1))
+        assert batch.used_bytes() <= 4 * MIB
+    files.remove()
+
+
+def test_a_size_limit_leaves_room_for_copies() -> None:
+    assert map_size_for(MIB) >= 2 * MIB
+    assert map_size_for(128 * MIB) >= 256 * MIB
+
+
+# -------------------------------------------------------------------------------------- processes
+
+
+def test_two_processes_write_at_once(files: CacheFiles) -> None:
+    def write(first: int) -> None:
+        store = Store(files.file)
+        for number in range(first, 2001, 2):
+            with store.writing(1, [100]) as batch:  # serials must grow, as SharedCache's do
+                latest = batch.entries() + 1
+                batch.append(digest(number), Record(serial(latest), digest(number)))
+
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            write(1)
+            status = 0
+        finally:
+            os._exit(status)
+    in_child(lambda: write(2))
+    assert os.waitpid(pid, 0)[1] == 0
+    store = files.store()
+    for number in range(1, 2001):
+        found = store.read(digest(number))
+        assert found is not None
+        assert found.data == digest(number)
+
+
+def test_kill_inside_a_batch(files: CacheFiles) -> None:
+    def die() -> None:
+        store = Store(files.file)
+        with store.writing(2, [1200, 1200]) as batch:
+            batch.append(digest(1), record(10))
+            batch.append(digest(11), record(11))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    put(files.store(), 1, 2)
+    files.close()
+    assert end_of_child(die) == (None, -signal.SIGKILL)
+    store = files.store()
+    assert store.read_from(b"", 10) == [record(1), record(2)]
+    put(store, 12)
+    assert store.read(digest(12)) == record(12)
+
+
+def test_kills_at_random_moments(files: CacheFiles) -> None:
+    """Whatever was committed stays, in order, and the next process goes on at once."""
+    dice = random.Random(1)
+    acknowledged = 0
+
+    def write(first: int, pipe: int) -> None:
+        store = Store(files.file)
+        for number in range(first, first + 100_000):
+            put(store, number, size=dice.choice([60, 1200, 9000]))
+            os.write(pipe, b"x")
+
+    for _ in range(15):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                write(acknowledged + 10, writer)
+            finally:
+                os._exit(0)
+        os.close(writer)
+        first = acknowledged + 10
+        assert os.read(reader, 1) == b"x"
+        time.sleep(dice.uniform(0, 0.03))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        with open(reader, "rb") as pipe:
+            acknowledged = first + len(pipe.read())
+        store = files.store()
+        for number in range(first, acknowledged + 1):
+            found = store.read(digest(number))
+            assert found is not None
+            assert found.data.startswith(serial(number))
+        with store.writing() as batch:
+            extra = batch.find(digest(acknowledged + 1))  # committed, and killed before the word
+        acknowledged += extra is not None
+        assert store.read(digest(acknowledged + 1)) is None
+        store.clear_stale_readers()
+        files.close()
+
+
+def test_dead_readers_are_cleared(files: CacheFiles) -> None:
+    def die() -> None:
+        store = Store(files.file)
+        store.read(digest(1))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    put(files.store(), 1)
+    files.close()
+    with held_open(files):
+        for _ in range(3):
+            assert end_of_child(die)[1] == -signal.SIGKILL
+        store = files.store()
+        assert store.clear_stale_readers() == 3
+        assert store.clear_stale_readers() == 0
+        for number in range(2, 3000):
+            with store.writing(1, [1200]) as batch:
+                batch.append(digest(1), record(number))
+    assert files.path.stat().st_size < 2 * MIB, "no dead reader pins pages"
