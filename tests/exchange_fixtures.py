@@ -1,0 +1,84 @@
+"""Fixtures and checks for tests of the exchange file."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tlsmgr.prng.exchange import SIZE, ExchangeFile
+from tlsmgr.prng.pool import Pool
+from tlsmgr.prng.timers import RETRY
+from tlsmgr.shm import SharedMemory
+
+PERIOD = 3600
+
+
+class RecordingPool(Pool):
+    """A pool that remembers what was stirred into it, and whose kernel may fail."""
+
+    def __init__(self) -> None:
+        self.stirred: list[bytes] = []
+        self.broken = False
+        super().__init__(SharedMemory(4096), 3, self._random)
+
+    def _random(self, n: int) -> bytes:
+        if self.broken:
+            raise OSError(38, "Function not implemented")
+        return os.getrandom(n)
+
+    def stir(self, data: bytes) -> None:
+        self.stirred.append(data)
+        super().stir(data)
+
+
+@pytest.fixture
+def pool() -> RecordingPool:
+    return RecordingPool()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "prng_exch"
+
+
+@pytest.fixture
+def exchange(path: Path, pool: RecordingPool) -> Iterator[ExchangeFile]:
+    made = ExchangeFile(str(path), PERIOD, pool)
+    made.open(0.0)
+    yield made
+    made.close()
+
+
+def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The texts of the warnings logged since the last call."""
+    lines = capfd.readouterr().err.splitlines()
+    return [line.partition("warning: ")[2] for line in lines if "warning: " in line]
+
+
+def assert_fine(exchange: ExchangeFile, path: Path, now: float = 0.0) -> None:
+    """An update works and changes the file."""
+    before = path.read_bytes() if path.exists() else b""
+    assert 1 <= exchange.update(now) <= PERIOD
+    after = path.read_bytes()
+    assert len(after) >= SIZE
+    assert after[:SIZE] != before[:SIZE]
+    assert len(set(after[:SIZE])) > 200
+
+
+def assert_refused(
+    exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str], reason: str
+) -> None:
+    """An update fails with one warning, and comes back soon."""
+    assert 1 <= exchange.update(0.0) <= RETRY
+    assert warnings(capfd) == [f"PRNG exchange file {path}: {reason}"]
+    assert 1 <= exchange.update(1.0) <= RETRY
+    assert warnings(capfd) == []
+    exchange.save()
+    assert warnings(capfd) == [f"PRNG exchange file {path}: not saved: {reason}"]
+
+
+def assert_healed(exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An update works again, and says so."""
+    assert_fine(exchange, path, 2.0)
+    assert f"PRNG exchange file {path}: works again" in capfd.readouterr().err

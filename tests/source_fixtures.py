@@ -1,0 +1,72 @@
+"""Fixtures for tests of the external entropy sources, run as the parent runs them."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tlsmgr.prng.pool import Pool
+from tlsmgr.prng.reseed import POLL, Reseeder
+from tlsmgr.prng.sources import TIME_LIMIT
+from tlsmgr.shm import SharedMemory
+
+PERIOD = 3600
+
+
+class RecordingPool(Pool):
+    """A pool that remembers what was stirred into it."""
+
+    def __init__(self) -> None:
+        super().__init__(SharedMemory(4096), 2)
+        self.stirred: list[bytes] = []
+
+    def stir(self, data: bytes) -> None:
+        self.stirred.append(data)
+        super().stir(data)
+
+
+@pytest.fixture
+def pool() -> RecordingPool:
+    return RecordingPool()
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A name that fits into an address, whatever the name of the directory is."""
+    monkeypatch.chdir(tmp_path)
+    return Path("egd")
+
+
+def finish(reseeder: Reseeder, now: float = 0.0) -> float:
+    """Run a reading to its end while the clock stands still; return the delay to the next one."""
+    deadline = time.monotonic() + 30
+    while (delay := reseeder.run(now)) == POLL:
+        assert time.monotonic() < deadline, "the reading does not end"
+        time.sleep(0.001)
+    return delay
+
+
+def time_out(reseeder: Reseeder, now: float) -> float:
+    """Run a reading to its end while the clock runs; return the time when it ended."""
+    while reseeder.run(now) == POLL:
+        time.sleep(0.001)
+        now += TIME_LIMIT / 10
+    return now
+
+
+def opened(value: str, pool: Pool, count: int = 32) -> Reseeder:
+    """A job whose source was opened as at start."""
+    reseeder = Reseeder(value, count, PERIOD, pool)
+    reseeder.open(0.0)
+    return reseeder
+
+
+def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The texts of the warnings logged since the last call."""
+    lines = capfd.readouterr().err.splitlines()
+    return [line.partition("warning: ")[2] for line in lines if "warning: " in line]
+
+
+def assert_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing was logged."""
+    assert capfd.readouterr().err == ""
