@@ -187,7 +187,7 @@ def test_stock_ends_with_its_parent() -> None:
 def test_postfix_missing_tells_what(monkeypatch: pytest.MonkeyPatch) -> None:
     need_postfix()
     assert postfix_missing("nosuchtype", "btree") == "Postfix lacks the table type nosuchtype"
-    monkeypatch.setattr("postfix_sandbox.ENVIRONMENT", {"PATH": "/nonexistent"})
+    monkeypatch.setattr("tlsmgr.bench.sandbox.ENVIRONMENT", {"PATH": "/nonexistent"})
     assert postfix_missing() == "Postfix is not installed"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert postfix_missing() == "a private Postfix needs root"
