@@ -19,9 +19,11 @@ import argparse
 import contextlib
 import os
 import pwd
+import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tlsmgr import daemon, log
@@ -32,6 +34,7 @@ from tlsmgr.processes import background
 from tlsmgr.processes.jail import Identity
 
 BACKLOG = 511
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 USAGE_ERROR = 64  # sysexits(3), EX_USAGE
 LONGEST_SOCKET_PATH = 107  # bytes; sun_path of unix(7), less the NUL
 
@@ -79,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def start(chosen: argparse.Namespace) -> None:
     """Everything from the configuration to the end of service. Raises Fatal."""
+    _end_in_order()
     os.umask(0o077)
     state = state_directory(os.environ)
     conf = configuration(chosen.directory, chosen.overrides, state)
@@ -88,13 +92,29 @@ def start(chosen: argparse.Namespace) -> None:
     pid_file = os.path.abspath(chosen.pid_file) if chosen.pid_file else None
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listening(path))
-        on_ready = lambda: print(path, flush=True)  # noqa: E731
+        on_ready: Callable[[], None] = partial(_announce, path)
         if chosen.daemon:
             on_ready = stack.enter_context(background.detached(on_ready))
             maillog.connect(conf, "tlsmgr", also_stderr=True)
         if pid_file:
             stack.enter_context(_pid_file(pid_file))
         daemon.serve(conf, daemon.Surroundings((listener,), me(), on_ready=on_ready))
+
+
+def _announce(path: str) -> None:
+    """Say on standard output that it serves; whether anybody reads that makes no difference."""
+    with contextlib.suppress(OSError):
+        os.write(1, os.fsencode(path) + b"\n")
+
+
+def _end_in_order() -> None:
+    """A signal during the start is the end of it; the parent has its own ways when it serves."""
+
+    def end(*_: object) -> None:
+        sys.exit(0)
+
+    for number in ENDINGS:
+        signal.signal(number, end)
 
 
 def state_directory(environment: Mapping[str, str]) -> str:
@@ -148,20 +168,27 @@ def listening(path: str) -> Iterator[socket.socket]:
     _make_directory(os.path.dirname(path))
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    inode = 0
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # until the file is known as ours
     try:
-        listener.bind(path)
-    except OSError as error:
-        raise Fatal(f"cannot listen on {path}: {error.strerror}") from None
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    inode = os.stat(path).st_ino
-    try:
+        _bind(listener, path)
+        inode = os.stat(path).st_ino
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         yield listener
     finally:
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == inode:
                 os.unlink(path)
         listener.close()
+
+
+def _bind(listener: socket.socket, path: str) -> None:
+    try:
+        listener.bind(path)
+    except OSError as error:
+        raise Fatal(f"cannot listen on {path}: {error.strerror}") from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
 
 
 def _remove_stale(path: str) -> None:

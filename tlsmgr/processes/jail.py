@@ -37,7 +37,11 @@ class Identity(NamedTuple):
 
 @contextlib.contextmanager
 def effective(identity: Identity) -> Iterator[None]:
-    """As root: act as that user for a while, to open files (Postfix set_eugid.c)."""
+    """As root: act as that user for a while, to open files (Postfix set_eugid.c).
+
+    It decorates a function as well: when nobody becomes that user for good, the files that are made
+    later are its all the same.
+    """
     uid, gid, groups = os.geteuid(), os.getegid(), os.getgroups()
     if uid != 0 or identity.uid == 0:
         yield

@@ -61,7 +61,8 @@ class Janitor:
         for name, run in self._jobs.items():
             if self._due[name] <= time.monotonic():
                 self._due[name] = self._run_one(name, run) + time.monotonic()
-        return max(0.0, min(self._due.values(), default=60.0) - time.monotonic())
+        now = time.monotonic()
+        return max(0.0, min((due - now for due in self._due.values()), default=60.0))
 
     @staticmethod
     def _run_one(name: str, run: Run) -> float:
@@ -83,7 +84,7 @@ class FileWatch:
     def __init__(self, plans: tuple[CachePlan, ...], retire: Callable[[], None]) -> None:
         self._plans = [(plan, plan.file) for plan in plans if plan.file is not None]
         self._retire = retire
-        self._claims: dict[str, int] = {}  # by name of file: descriptors that keep the files ours
+        self._claims: dict[tuple[int, str], int] = {}  # descriptors that keep the files ours
 
     def make_all(self) -> None:
         """Make every file, before there are workers."""
@@ -92,8 +93,8 @@ class FileWatch:
                 plan.shared.report_damage()
 
     def worker_died(self, code: int) -> None:
-        """A worker that was killed by its memory map has met a damaged file."""
-        if code in (-signal.SIGBUS, -signal.SIGSEGV):
+        """A worker killed by its memory map, or an assertion of LMDB's, has met a damaged file."""
+        if code in (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT):
             for plan, _ in self._plans:
                 plan.shared.report_damage()
 
@@ -106,11 +107,11 @@ class FileWatch:
         return WATCH_INTERVAL if all(made) else RETRY_INTERVAL
 
     def _lost(self, file: StoreFile) -> bool:
-        claim = self._claims.get(file.name)
+        claim = self._claims.get(file[:2])
         return claim is None or os.fstat(claim).st_ino != inode_of(file)
 
     def _make_anew(self, plan: CachePlan, file: StoreFile) -> bool:
-        claim = self._claims.pop(file.name, None)
+        claim = self._claims.pop(file[:2], None)
         if claim is not None:
             os.close(claim)
         if not self._make(file):
@@ -124,7 +125,7 @@ class FileWatch:
 
     def _make(self, file: StoreFile) -> bool:
         try:
-            self._claims[file.name] = create(file)
+            self._claims[file[:2]] = create(file)
         except StoreError as error:
             log.warning(f"cannot make {file.name}: {error}")
             return False

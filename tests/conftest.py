@@ -1,0 +1,87 @@
+"""Fixtures: the real daemon, and the rule that long tests run only when they are asked for."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from typing import Protocol
+
+import pytest
+from daemon_process import Daemon
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``long`` unless -m says otherwise."""
+    if config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+class MakeDaemon(Protocol):
+    """Makes a daemon that is ended and checked when the test is over."""
+
+    def __call__(
+        self,
+        *overrides: str,
+        arguments: tuple[str, ...] = (),
+        state: str = "",
+        sabotage: str = "",
+        start: bool = True,
+    ) -> Daemon: ...
+
+
+@pytest.fixture
+def make_daemon() -> Iterator[MakeDaemon]:
+    """Start daemons; at the end all are stopped, and nothing may be left of them."""
+    daemons: list[Daemon] = []
+
+    def make(
+        *overrides: str,
+        arguments: tuple[str, ...] = (),
+        state: str = "",
+        sabotage: str = "",
+        start: bool = True,
+    ) -> Daemon:
+        daemon = Daemon(*overrides, arguments=arguments, state=state, sabotage=sabotage)
+        daemons.append(daemon)
+        return daemon.start() if start else daemon
+
+    yield make
+    _clean_up(daemons)
+
+
+def _clean_up(daemons: list[Daemon]) -> None:
+    """All of them, even if one fails: it must not hide behind another."""
+    if daemons:
+        try:
+            daemons.pop().clean_up()
+        finally:
+            _clean_up(daemons)
+
+
+@pytest.fixture
+def daemon(make_daemon: MakeDaemon) -> Daemon:
+    """A daemon with two workers and all three caches."""
+    return make_daemon("tlsmgr_worker_processes=2")
+
+
+@pytest.fixture
+def many_descriptors() -> None:
+    """As many as the system grants: more than a thousand clients live in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("needs 4,096 descriptors")
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(scope="session")
+def recorded_daemon() -> Iterator[Daemon]:
+    """A daemon that is configured like the stock one that was recorded: caches smtp and smtpd."""
+    daemon = Daemon("tlsmgr_worker_processes=2", "lmtp_tls_session_cache_database=")
+    try:
+        yield daemon.start()
+    finally:
+        daemon.clean_up()
