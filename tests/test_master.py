@@ -1,0 +1,301 @@
+"""What master(8) dictates, held by stock tlsmgr(8) and by ours: messages, wake-ups, the end.
+
+Both are started and driven as master does it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from master_child import AVAIL, BOTH, NEEDS_POSTFIX, PATIENCE, TAKEN, MasterChild
+from postfix_sandbox import wait_until
+from raw_client import Connection, policy, seed
+
+pytestmark = NEEDS_POSTFIX
+
+CACHABLE = b"status\x000\0cachable\x001\0timeout\x003600\0\0"
+
+# Status messages and wake-ups.
+
+
+@BOTH
+def test_status_messages(stock: bool) -> None:
+    """TAKEN and AVAIL in turn, from the process that master(8) knows; GENERATION is octal."""
+    with MasterChild(stock=stock, environment={"GENERATION": "17"}) as child:
+        with Connection(str(child.socket)) as connection:
+            for _ in range(50):
+                assert connection.ask(policy(b"smtp")) == CACHABLE
+            wait_until(lambda: len(child.messages) >= 2, PATIENCE)
+        pid = child.pid
+        assert child.stop() == 0
+        assert child.torn == b""
+        assert {message[:2] for message in child.messages} == {(pid, 15)}
+        order = [message.availability for message in child.messages]
+        assert order == ([TAKEN, AVAIL] * len(order))[: len(order)]
+
+
+@BOTH
+def test_no_generation(stock: bool) -> None:
+    with MasterChild(stock=stock, environment={"GENERATION": "37777777777"}) as child:
+        with Connection(str(child.socket)) as connection:
+            connection.ask(policy(b"smtp"))
+        wait_until(lambda: child.messages, PATIENCE)
+        assert child.messages[0].generation == 0xFFFFFFFF
+
+
+SLOW_BOOT = """
+import os, time
+from tlsmgr.tickets import TicketKeys
+
+attach = TicketKeys.attach
+
+def slow(keys, slot):
+    while slot == 2 and not os.path.exists("boot"):
+        time.sleep(0.01)
+    attach(keys, slot)
+
+TicketKeys.attach = slow
+"""
+
+
+def test_one_pair_once_every_worker_serves() -> None:
+    two = {"tlsmgr_worker_processes": "2"}
+    with MasterChild(prelude=SLOW_BOOT, tlsmgr_cf=two) as child:
+        with Connection(str(child.socket)) as connection:  # with the first worker
+            for _ in range(200):
+                connection.ask(seed(32))
+            assert child.messages == []
+            (child.queue / "boot").touch()
+            child.wait_until_ready()
+            for _ in range(200):
+                connection.ask(seed(32))
+        child.stop()
+        assert [message.availability for message in child.messages] == [TAKEN, AVAIL]
+
+
+def wake_up(child: MasterChild) -> None:
+    """As master(8) does it: two writes; the announcement stays unread."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as master:
+        master.connect(str(child.socket))
+        master.send(b"W")
+        master.send(b"\0")
+        master.settimeout(PATIENCE)
+        master.recv(1, socket.MSG_PEEK)
+
+
+@BOTH
+def test_wake_up(stock: bool) -> None:
+    with MasterChild(stock=stock) as child:
+        for _ in range(3):
+            wake_up(child)
+        with Connection(str(child.socket)) as connection:
+            connection.send(b"W\0")
+            assert connection.read_to_end() == b""
+        with Connection(str(child.socket)) as connection:
+            assert connection.ask(policy(b"smtp")) == CACHABLE
+        assert child.stop() == 0
+        assert child.texts("warning|error|fatal|panic") == []
+
+
+@BOTH
+def test_two_listen_sockets(stock: bool) -> None:
+    with MasterChild(stock=stock, arguments=["-s", "2"], sockets=2) as child:
+        for path in (child.socket, f"{child.socket}1"):
+            with Connection(str(path)) as connection:
+                assert connection.ask(policy(b"smtp")) == CACHABLE
+        assert child.stop() == 0
+
+
+# The end.
+
+
+@BOTH
+def test_end_with_the_status_channel(stock: bool) -> None:
+    """With clients that are idle, in mid-request, and not accepted yet."""
+    with MasterChild(stock=stock) as child, contextlib.ExitStack() as stack:
+        path = str(child.socket)
+        clients = [stack.enter_context(Connection(path)) for _ in range(10)]
+        for connection in clients:
+            assert connection.ask(policy(b"smtp")) == CACHABLE
+        if not stock:  # which waits for the rest, and for nothing else
+            clients[0].send(b"request\0po")
+        before = child.exchange_file()
+        began = time.monotonic()
+        child.hang_up()
+        assert child.wait(PATIENCE) == 0
+        child.expect_all_gone()
+        print(
+            f"{'stock' if stock else 'ours'}: {time.monotonic() - began:.3f} s from hang-up to gone"
+        )
+        for connection in clients[1:]:
+            assert connection.read_to_end() == b""
+        assert len(child.exchange_file()) == 1024
+        assert child.exchange_file() != before
+
+
+@BOTH
+def test_end_with_the_status_channel_while_starting(stock: bool) -> None:
+    delays = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3]
+    with contextlib.ExitStack() as stack:
+        for delay in delays:
+            child = stack.enter_context(MasterChild(stock=stock))
+            time.sleep(delay)  # not hope: any moment of the start-up will do
+            child.hang_up()
+            assert child.wait(PATIENCE) == 0, child.log()
+            child.expect_all_gone()
+
+
+@BOTH
+def test_a_request_at_the_last_moment_is_answered_or_refused(stock: bool) -> None:
+    """Never half an answer."""
+    with MasterChild(stock=stock) as child, contextlib.ExitStack() as stack:
+        path = str(child.socket)
+        clients = [stack.enter_context(Connection(path)) for _ in range(50)]
+        for connection in clients[:25]:
+            connection.send(policy(b"smtp"))
+        child.hang_up()
+        for connection in clients[25:]:
+            with contextlib.suppress(BrokenPipeError):
+                connection.send(policy(b"smtp"))
+        assert child.wait(PATIENCE) == 0
+        for connection in clients:
+            assert connection.read_to_end() in (b"", CACHABLE)
+
+
+@pytest.mark.parametrize("whom", ["parent", "group"])
+def test_sigterm_is_an_orderly_end(whom: str) -> None:
+    """`postfix stop` sends it to the process group. Stock dies of it and saves nothing."""
+    with MasterChild() as child, Connection(str(child.socket)) as connection:
+        child.wait_until_ready()
+        assert connection.ask(policy(b"smtp")) == CACHABLE
+        before = child.exchange_file()
+        (os.kill if whom == "parent" else os.killpg)(child.pid, signal.SIGTERM)
+        assert child.wait(PATIENCE) == 0
+        child.expect_all_gone()
+        assert child.exchange_file() != before
+        assert child.texts("warning|error|fatal|panic") == []
+
+
+def test_workers_end_with_a_killed_parent() -> None:
+    with MasterChild() as child, Connection(str(child.socket)) as connection:
+        child.wait_until_ready()
+        assert len(child.group()) == 3
+        began = time.monotonic()
+        os.kill(child.pid, signal.SIGKILL)
+        assert connection.read_to_end() == b""
+        assert child.wait(PATIENCE) == -signal.SIGKILL
+        child.expect_all_gone()
+        print(f"{time.monotonic() - began:.3f} s from kill -9 of the parent to all gone")
+
+
+STUCK = """
+import time
+from tlsmgr.processes.janitor import StaleReaders
+
+StaleReaders.run = lambda self, now: time.sleep(600)
+"""
+
+
+def test_watchdog_ends_a_parent_that_is_stuck() -> None:
+    with MasterChild(prelude=STUCK, parameters={"daemon_timeout": "3s"}) as child:
+        assert child.wait(PATIENCE) in (1, -signal.SIGALRM)
+        child.expect_all_gone()
+
+
+# Descriptors and attributes of the processes.
+
+
+def test_processes_are_as_master_made_them() -> None:
+    """In master's process group and session, in queue_directory, with no core file."""
+    with MasterChild() as child:
+        child.wait_until_ready()
+        for process in (psutil.Process(child.pid), *child.workers()):
+            pid = process.pid
+            assert os.getpgid(pid) == child.pid
+            assert os.getsid(pid) == os.getsid(0)
+            assert os.readlink(f"/proc/{pid}/cwd") == str(child.queue)
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 ", limits)
+            assert re.search(r"Max open files +(\d+) +\1 ", limits)
+
+
+def test_descriptors_of_the_parent() -> None:
+    """Of master's: streams, status channel, listen socket. Not the flow-control pipe."""
+    with MasterChild() as child:
+        child.wait_until_ready()
+        links = {int(p.name): os.readlink(p) for p in Path(f"/proc/{child.pid}/fd").iterdir()}
+        assert links[0] == "/dev/null"
+        assert links[1] == str(child.directory / "stdout")
+        assert links[2] == str(child.directory / "stderr")
+        assert links[5].startswith("socket:")
+        assert links[6] == f"socket:[{inode_of_listener(child)}]"
+        assert all(flags(child.pid, fd) & os.O_CLOEXEC for fd in links if fd > 2)
+
+
+def inode_of_listener(child: MasterChild) -> int:
+    """As the kernel lists it."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    (inode,) = {int(w[6]) for w in lines if w[3] == "00010000" and w[-1] == str(child.socket)}
+    return inode
+
+
+def flags(pid: int, fd: int) -> int:
+    """Those of open(2)."""
+    found = re.search(r"flags:\s+(\d+)", Path(f"/proc/{pid}/fdinfo/{fd}").read_text())
+    assert found
+    return int(found[1], 8)
+
+
+# A defect.
+
+
+def test_a_defect_of_the_start_is_in_the_log() -> None:
+    """Standard error is /dev/null: without the log nobody would know."""
+    prelude = "from tlsmgr.prng.reseed import Reseeder\nReseeder.open = lambda self, now: 1 / 0"
+    with MasterChild(prelude=prelude) as child:
+        assert child.wait(PATIENCE) == 1
+        assert child.texts("panic")[0] == "panic: ZeroDivisionError: division by zero"
+        assert child.log_lines(r"panic:   .*prelude\.py:\d+ in <lambda>$")
+        child.expect_all_gone()
+
+
+# Time.
+
+
+def seconds_to_announcement(stock: bool) -> float:
+    """From the start of the program to the first client's announcement."""
+    with MasterChild(stock=stock) as child:
+        assert child.process is not None
+        began = time.monotonic()
+        with Connection(str(child.socket)):
+            return time.monotonic() - began
+
+
+def seconds_of_an_interpreter() -> float:
+    """Of Python that does nothing, to the end."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    return time.monotonic() - began
+
+
+def test_time_to_announcement() -> None:
+    """Below 400 ms on a machine that starts an interpreter in 40; on any, in proportion."""
+    samples: dict[str, list[float]] = {"stock": [], "ours": [], "interpreter": []}
+    for _ in range(5):
+        samples["stock"].append(seconds_to_announcement(stock=True))
+        samples["ours"].append(seconds_to_announcement(stock=False))
+        samples["interpreter"].append(seconds_of_an_interpreter())
+    medians = {name: statistics.median(values) for name, values in samples.items()}
+    print(", ".join(f"{name} {1000 * value:.0f} ms" for name, value in medians.items()))
+    assert medians["ours"] < 10 * medians["interpreter"]
