@@ -1,15 +1,18 @@
 """Shared memory: areas, limits, names, and what the kernel keeps of it."""
 
+import ctypes
 import os
 import resource
+import signal
 from pathlib import Path
+from typing import Any
 
+import posix_ipc
 import pytest
 from prng_children import no_child_is_left as no_child_is_left
 from prng_children import run
 from prng_fixtures import memory as memory
 
-from tlsmgr import shm
 from tlsmgr.shm import ALIGNMENT, Lock, SharedMemory, SharedMemoryError
 
 NOBODY = 65534
@@ -52,18 +55,55 @@ def test_children_share_it(memory: SharedMemory) -> None:
     assert bytes(area) == b"child"
 
 
+def names_made(monkeypatch: pytest.MonkeyPatch, count: int) -> set[str]:
+    """The names that so many locks and their memory had for a moment."""
+    made: set[str] = set()
+    for kind in ("SharedMemory", "Semaphore"):
+        make = getattr(posix_ipc, kind)
+
+        def noting(name: str, *args: int, make: Any = make, **options: int) -> Any:
+            made.add(name)
+            return make(name, *args, **options)
+
+        monkeypatch.setattr(posix_ipc, kind, noting)
+    for _ in range(count):
+        Lock(SharedMemory(4096), 2)
+    return made
+
+
 def test_no_name_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = shm._random_name()
-    monkeypatch.setattr(shm, "_random_name", lambda: name)
-    memory = SharedMemory(4096)
-    Lock(memory, 2)
-    assert not Path("/dev/shm" + name).exists()
-    assert not Path("/dev/shm/sem." + name[1:]).exists()
-    Lock(SharedMemory(4096), 2)  # the name is free again
+    for name in names_made(monkeypatch, 1):
+        assert not Path("/dev/shm" + name).exists()
+        assert not Path("/dev/shm/sem." + name[1:]).exists()
 
 
-def test_names_are_not_repeated() -> None:
-    assert len({shm._random_name() for _ in range(100)}) == 100
+def test_names_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(names_made(monkeypatch, 50)) == 100
+
+
+@pytest.mark.parametrize("kind", ["SharedMemory", "Semaphore"])
+def test_a_signal_leaves_no_name(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """It may come just when the name was made, and end the process by an exception."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        make = getattr(posix_ipc, kind)
+
+        def make_and_signal(*args: Any, **options: int) -> Any:
+            made = make(*args, **options)
+            os.kill(os.getpid(), signal.SIGINT)
+            return made
+
+        monkeypatch.setattr(posix_ipc, kind, make_and_signal)
+        signal.signal(signal.SIGINT, end)
+        before = set(os.listdir("/dev/shm"))
+        with pytest.raises(KeyboardInterrupt):
+            Lock(SharedMemory(4096), 2)
+        assert set(os.listdir("/dev/shm")) <= before
+
+    run(check)
 
 
 def test_wipe_leaves_zeros(memory: SharedMemory) -> None:
@@ -91,9 +131,10 @@ def test_close_with_areas_in_use_is_no_error(memory: SharedMemory) -> None:
     assert bytes(area) == b"still here"
 
 
-def flags_of_mapping() -> list[str]:
-    """The kernel's flags of the last mapping of ours."""
-    text = Path("/proc/self/smaps").read_text().rpartition("/dev/shm/tlsmgr-")[2]
+def flags_of_mapping(first: memoryview) -> list[str]:
+    """The kernel's flags of the mapping that starts with this area."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(first))
+    text = Path("/proc/self/smaps").read_text().partition(f"{start:x}-")[2]
     flags = next(line for line in text.splitlines() if line.startswith("VmFlags:"))
     return flags.split()[1:]
 
@@ -101,8 +142,9 @@ def flags_of_mapping() -> list[str]:
 def test_is_no_part_of_a_core_file() -> None:
     def check() -> None:
         memory = SharedMemory(4096)
-        assert "dd" in flags_of_mapping()  # proc(5): do not include area into core dump
-        assert ("lo" in flags_of_mapping()) == memory.locked
+        area = memory.carve(1)
+        assert "dd" in flags_of_mapping(area)  # proc(5): do not include area into core dump
+        assert ("lo" in flags_of_mapping(area)) == memory.locked
 
     run(check)
 

@@ -23,7 +23,9 @@ import ctypes
 import mmap
 import os
 import secrets
+import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import posix_ipc
@@ -47,11 +49,9 @@ class SharedMemory:
 
     def __init__(self, size: int) -> None:
         """Map `size` bytes. Raises SharedMemoryError, also when the file system has no room."""
-        name = _random_name()
         try:
-            segment = posix_ipc.SharedMemory(name, posix_ipc.O_CREX, mode=0o600)
+            segment = _nameless(posix_ipc.SharedMemory)
             try:
-                segment.unlink()
                 # Reserve the room now: a full file system would kill by SIGBUS at first use.
                 os.posix_fallocate(segment.fd, 0, size)
                 self._map = mmap.mmap(segment.fd, size)
@@ -208,17 +208,20 @@ class Lock:
 def _new_semaphore() -> Any:
     """Return a semaphore of value 1 without a name."""
     try:
-        semaphore = posix_ipc.Semaphore(
-            _random_name(), posix_ipc.O_CREX, mode=0o600, initial_value=1
-        )
-        semaphore.unlink()
+        return _nameless(posix_ipc.Semaphore, initial_value=1)
     except (OSError, posix_ipc.Error) as error:
         raise SharedMemoryError(f"cannot create a semaphore: {error}") from None
-    return semaphore
 
 
-def _random_name() -> str:
-    return "/tlsmgr-" + secrets.token_hex(16)
+def _nameless(make: Callable[..., Any], **options: int) -> Any:
+    """Make a POSIX object and take its name away; no signal ends the process in between."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        made = make("/tlsmgr-" + secrets.token_hex(16), posix_ipc.O_CREX, mode=0o600, **options)
+        made.unlink()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    return made
 
 
 def _keep_private(area: mmap.mmap, size: int) -> bool:
