@@ -339,12 +339,12 @@ REFUSED = [
     (
         b"request\0update\0cache_type\0smtp\0cache_id\0x\0session\0ab*=\0\0",
         Update,
-        VALUE.format("base64", "ab*="),
+        VALUE.format("base64", "(4 bytes)"),
     ),
     (b"request\0update\0cache_type\0smtp\0cache_id\0x\0\0", Update, MISSING.format("session")),
     (b"request\0delete\0cache_type\0smtp\0\0", Delete, MISSING.format("cache_id")),
     (b"request\0tktkey\0\0", TicketKey, MISSING.format("keyname")),
-    (b"request\0tktkey\0keyname\0a\0\0", TicketKey, VALUE.format("base64", "a")),
+    (b"request\0tktkey\0keyname\0a\0\0", TicketKey, VALUE.format("base64", "(1 bytes)")),
 ]
 
 
@@ -482,6 +482,14 @@ def test_junk_that_is_skipped_is_not_held() -> None:
     assert feed_without_end(trailing, b"j" * SEGMENT) < 8 * SEGMENT
 
 
+def test_a_complaint_quotes_no_secret() -> None:
+    """A session or a key's name is told by its length."""
+    for head in (b"update\0cache_type\0smtp\0cache_id\0x\0session\0", b"tktkey\0keyname\0"):
+        event = events_of([b"request\0" + head + b"c2VjcmV0*\0\0"])[0]
+        assert isinstance(event, Malformed)
+        assert event.complaint.endswith("value: (9 bytes)")
+
+
 def test_a_complaint_quotes_a_hundred_bytes_at_most() -> None:
     long = b"\xff" * 10000
     for data in (
@@ -489,7 +497,6 @@ def test_a_complaint_quotes_a_hundred_bytes_at_most() -> None:
         b"request\0" + long + b"\0\0",
         b"request\0seed\0" + long + b"\0x\0\0",
         b"request\0seed\0size\0" + long + b"\0\0",
-        b"request\0tktkey\0keyname\0" + long + b"\0\0",
         b"request\0seed\0size\x004\0" + long + b"\0x\0\0",
     ):
         event = events_of([data])[0]

@@ -219,11 +219,13 @@ class RequestReader:
             if self._form is None:
                 return self._refuse(f'unknown request "{_text(value)}" from {self._source}')
             return None
+        parser = self._form.parsers[len(self._values)]
         try:
-            self._values.append(self._form.parsers[len(self._values)](value))
+            self._values.append(parser(value))
         except ValueError as problem:
+            shown = f"({len(value)} bytes)" if parser is parse_data else _text(value)
             return self._refuse(
-                f"{problem} from {self._source} while reading input attribute value: {_text(value)}"
+                f"{problem} from {self._source} while reading input attribute value: {shown}"
             )
         return None
 
