@@ -198,7 +198,6 @@ def test_nobody_reads_the_log() -> None:
         assert child.stop() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a line is dropped as soon as the socket's queue is full")
 def test_a_busy_reader_of_the_log_gets_every_line(tmp_path: Path) -> None:
     """At most net.unix.max_dgram_qlen datagrams wait for postlogd(8), by default ten."""
     path, lines = str(tmp_path / "postlog"), []

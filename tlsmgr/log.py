@@ -5,11 +5,11 @@ each to the one destination of this process. That destination is the only piece 
 state here; it starts as standard error and is replaced by `use`, once before the options are read
 and once when the configuration is known. Forked workers inherit it.
 
-Promises: no call blocks, and none raises because of where the line goes; a destination that takes
-nothing more drops lines, counts them, and says how many when it works again. Text comes out
-printable (`?` for other bytes, newlines too; UTF-8 is kept once `use` says so) and is cut at 2000
-bytes. The process id is taken at each line. Nothing is imported and no file is read while a line is
-written, so that all of it works in a chroot jail.
+Promises: no call waits for long, and none raises because of where the line goes; a destination
+that takes nothing more drops lines, counts them, and says how many when it works again. Text comes
+out printable (`?` for other bytes, newlines too; UTF-8 is kept once `use` says so) and is cut at
+2000 bytes. The process id is taken at each line. Nothing is imported and no file is read while a
+line is written, so that all of it works in a chroot jail.
 
 Nothing here ends the process. Code that cannot go on raises `Fatal`; the program's outermost
 function turns that into one `fatal:` line and exit status 1. Postfix's rule that the 13th error
@@ -57,7 +57,7 @@ class Destination(Protocol):
     """Where lines go: standard error here, the sockets in `logsockets`."""
 
     def write(self, severity: Severity, tag: str, text: bytes) -> None:
-        """Take one printable line. Does not block; a line that cannot be taken is dropped."""
+        """Take one printable line. Does not wait for long; what cannot be taken is dropped."""
 
     def descriptors(self) -> tuple[int, ...]:
         """The descriptors that a worker must keep to go on logging."""

@@ -3,21 +3,27 @@
 Made and connected by the daemon before it enters the jail; forked workers share the connection,
 and each process keeps its own count of dropped lines.
 
-Promises: sending never blocks. When nobody reads the socket, or nobody is there, the line is
-dropped and counted; the next line that gets through is preceded by a warning that says how many
-were lost. (Postfix itself blocks here.) A lost connection is made again at the next line, if the
-socket can be reached: in a jail that is the case when the path exists there. The old connection
-is kept until there is a new one.
+Promises: a reader that is busy for a moment gets every line; one that sleeps costs a single short
+wait. The system queues about ten lines, so a line that finds the queue full waits for the reader,
+at most ``PATIENCE``, unless the line before it did so in vain. What can't be sent is dropped and
+counted; the next line that gets through is preceded by a warning that says how many were lost.
+(Postfix itself blocks here.) The last words of a process may take longer. A lost connection is
+made again at the next line, if the socket can be reached: in a jail that is the case when the path
+exists there. The old connection is kept until there is a new one.
 
 The time zone is read when a destination is made, as a jail has no time zone files.
 """
 
 import os
+import select
 import socket
 import time
 from typing import ClassVar
 
-from tlsmgr.log import WARNING, Severity, printable
+from tlsmgr.log import FATAL, WARNING, Severity, printable
+
+PATIENCE = 0.05  # seconds that a line may wait for the reader
+LAST_PATIENCE = 0.5  # the same for a line after which the process ends
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 """As in the C locale, whatever the locale of this process."""
@@ -54,13 +60,18 @@ class LineSocket:
         time.localtime()
         self._paths = paths
         self._dropped = 0
+        self._is_read = True  # nothing to the contrary was seen
         self._socket = self._connect()
 
     def write(self, severity: Severity, tag: str, text: bytes) -> None:
         """Send one line, and before it the count of lines lost so far."""
-        if self._dropped and self._send(self._line(WARNING, tag, self._loss())):
+        if self._dropped and self._send(self._line(WARNING, tag, self._loss()), 0.0):
             self._dropped = 0
-        if not self._send(self._line(severity, tag, text)):
+        patience = PATIENCE if self._is_read else 0.0
+        if severity.level <= FATAL.level:
+            patience = LAST_PATIENCE
+        self._is_read = self._send(self._line(severity, tag, text), patience)
+        if not self._is_read:
             self._dropped += 1
 
     def descriptors(self) -> tuple[int, ...]:
@@ -79,8 +90,10 @@ class LineSocket:
     def _loss(self) -> bytes:
         return f"{self._dropped} log lines were dropped: nobody read {self._paths[0]}".encode()
 
-    def _send(self, line: bytes) -> bool:
+    def _send(self, line: bytes, patience: float) -> bool:
         taken = self._try(line)
+        if taken is False and patience and self._wait(patience):
+            taken = self._try(line)
         if taken is None and self._reconnect():
             taken = self._try(line)
         return taken is True
@@ -97,6 +110,13 @@ class LineSocket:
             return False
         except OSError:
             return None
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait until the reader has made room; False when it did not."""
+        assert self._socket is not None
+        watch = select.poll()
+        watch.register(self._socket, select.POLLOUT)
+        return bool(watch.poll(seconds * 1000))
 
     def _reconnect(self) -> bool:
         fresh = self._connect()
