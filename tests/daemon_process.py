@@ -119,7 +119,7 @@ class Daemon:
             children: list[psutil.Process] = psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return []
-        return sorted((c for c in children if _is_alive(c)), key=lambda child: int(child.pid))
+        return sorted((c for c in children if _is_worker(c)), key=lambda child: int(child.pid))
 
     def processes(self) -> list[psutil.Process]:
         """Every process that comes from this daemon, whoever its parent is now."""
@@ -204,6 +204,13 @@ class Daemon:
             self._process.wait(PATIENCE)
             assert self._process.stdout is not None
             self._process.stdout.close()
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "tlsmgr-worker" and _is_alive(process)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -158,7 +158,7 @@ class MasterChild(PostfixSandbox):
         children: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.pid).children()
-        return sorted((c for c in children if _lives(c)), key=lambda child: int(child.pid))
+        return sorted((c for c in children if _is_worker(c)), key=lambda child: int(child.pid))
 
     def wait_until_ready(self, workers: int = 2) -> None:
         """Wait until ours has told that it serves, with that many workers."""
@@ -283,6 +283,12 @@ def _inheritable() -> set[int]:
             if int(name) > 2 and os.get_inheritable(int(name)):
                 found.add(int(name))
     return found
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name() == "tlsmgr-worker" and _lives(process)
+    return False
 
 
 def _lives(process: psutil.Process) -> bool:

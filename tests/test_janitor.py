@@ -13,11 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from cache_files import MIB, CacheFiles, end_of_child, held_open, in_child
+from cache_files import MIB, CacheFiles, empty_all_branches, end_of_child, held_open, in_child
 from conftest import MakeDaemon
 from daemon_process import PATIENCE, Daemon, wait_for
 from raw_client import NO_SESSION, OK, Connection, data_of, found, lookup, policy, seed, update
-from test_sessions_sweep import empty_all_branches
 
 from tlsmgr.processes.heritage import CachePlan
 from tlsmgr.processes.janitor import (
@@ -85,7 +84,7 @@ def test_a_death_is_told_to_all_who_asked() -> None:
     told: list[tuple[str, int]] = []
     janitor.on_death(lambda code: told.append(("first", code)))
     janitor.on_death(lambda code: told.append(("second", code)))
-    janitor.worker_died(-9)
+    janitor.child_died(-9)
     assert told == [("first", -9), ("second", -9)]
 
 
@@ -113,7 +112,7 @@ def watch_of(pair: list[CacheFiles]) -> tuple[FileWatch, list[str]]:
     """A watch over these files, and a note for each time that workers were retired."""
     retired: list[str] = []
     plans = tuple(CachePlan(files.rules, files.shared, files.file) for files in pair)
-    return FileWatch(plans, lambda: retired.append("retired")), retired
+    return FileWatch(plans, lambda: retired.append("retired"), os.urandom), retired
 
 
 _seen: list[int] = []  # descriptors of all files seen so far, so that no inode is used again
@@ -166,11 +165,11 @@ def test_a_worker_killed_by_its_map_has_met_damage(
     watch, retired = watch_of(two)
     watch.make_all()
     before = inodes(two)
-    watch.worker_died(-signal.SIGKILL)
-    watch.worker_died(1)
+    watch.child_died(-signal.SIGKILL)
+    watch.child_died(1)
     watch.run(0.0)
     assert inodes(two) == before
-    watch.worker_died(-number)
+    watch.child_died(-number)
     watch.run(0.0)
     assert not set(inodes(two)) & set(before)
     assert retired == ["retired"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from daemon_process import shared_memory_names
+from daemon_process import shared_memory_names, wait_for
 from launcher import launcher
 from mail_traffic import MAY, PATIENCE, SOON, Traffic, deliveries_in_clear
 from postfix_instance import PostfixInstance, postfix_missing
@@ -75,7 +75,12 @@ def command_of(process: psutil.Process) -> list[str]:
 def workers_of(parent: psutil.Process) -> list[psutil.Process]:
     """Those that are alive."""
     try:
-        return [p for p in parent.children() if p.status() != psutil.STATUS_ZOMBIE]
+        children: list[psutil.Process] = parent.children()
+        return [
+            p
+            for p in children
+            if p.name() == "tlsmgr-worker" and p.status() != psutil.STATUS_ZOMBIE
+        ]
     except psutil.NoSuchProcess:
         return []
 
@@ -127,8 +132,12 @@ def test_reload_takes_up_a_changed_main_cf(postfix: PostfixInstance) -> None:
         postfix.write_main_cf()
         postfix.postfix("reload")
         assert connection.read_to_end() == b""
-    with Connection(str(postfix.socket)) as connection:
-        assert b"timeout\x007200\0" in connection.ask(policy(b"smtp"))
+
+    def timeout_is_new() -> bool:
+        with Connection(str(postfix.socket)) as connection:
+            return b"timeout\x007200\0" in connection.ask(policy(b"smtp"))
+
+    wait_for(timeout_is_new, "the new timeout")
 
 
 def test_workers_killed(postfix: PostfixInstance) -> None:

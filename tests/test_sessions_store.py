@@ -14,6 +14,7 @@ from cache_files import MIB, CacheFiles, end_of_child, held_open, in_child
 
 from tlsmgr.sessions.store import (
     Record,
+    Replaced,
     Store,
     StoreError,
     StoreFile,
@@ -69,7 +70,7 @@ def test_a_new_file_is_private_and_empty(tmp_path: Path) -> None:
     files.remove()
 
 
-def test_create_makes_the_file_afresh_and_leaves_the_old_one_to_its_users(
+def test_create_makes_the_file_afresh_and_leaves_the_old_one_to_its_readers(
     files: CacheFiles, tmp_path: Path
 ) -> None:
     put(store := files.store(), 1, 2)
@@ -80,7 +81,8 @@ def test_create_makes_the_file_afresh_and_leaves_the_old_one_to_its_users(
     files.claim = create(files.file)
     assert inode_of(files.file) not in (None, before)
     assert store.read(digest(1)) == record(1)
-    put(store, 3)
+    with pytest.raises(Replaced):
+        put(store, 3)
     assert sorted(os.listdir(tmp_path)) == ["smtp.sessions"]
     assert files.store().read(digest(1)) is None
 

@@ -211,25 +211,6 @@ def test_a_file_that_was_cut_is_reported(files: CacheFiles) -> None:
     assert files.shared.take_damage()
 
 
-def empty_all_branches(path: Path) -> None:
-    """Damage that LMDB meets with an assertion: branch pages that say they have no entry."""
-    with open(path, "r+b") as file:
-        for page in range(2, path.stat().st_size // 4096):
-            file.seek(page * 4096)
-            if file.read(16)[10] & 1:  # mp_flags: P_BRANCH
-                file.seek(page * 4096 + 12)  # mp_lower
-                file.write(b"\x10\x00")
-
-
-@pytest.mark.xfail(strict=True, reason="LMDB's assertions end the process that sweeps: the parent")
-def test_a_file_of_damaged_pages_does_not_end_the_parent(files: CacheFiles) -> None:
-    for first in range(0, 5000, 100):
-        fill(files, range(first, first + 100))
-    empty_all_branches(files.path)
-    sweep, _ = sweep_of(files)
-    assert end_of_child(lambda: sweep.run(float(NOW)))[1] == 0
-
-
 def test_the_sweep_clears_dead_readers(files: CacheFiles) -> None:
     fill(files, range(10))
 

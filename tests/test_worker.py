@@ -76,14 +76,6 @@ def in_a_burst(stack: contextlib.ExitStack, path: str, count: int) -> None:
         assert client.recv(100) == ANNOUNCEMENT
 
 
-BURST = pytest.param(
-    in_a_burst,
-    marks=pytest.mark.xfail(
-        strict=False, reason="a worker that accepts takes more than its share when CPUs are short"
-    ),
-)
-
-
 def shares_of(daemon: Daemon, connect: Callable[..., None]) -> list[int]:
     """How many of a thousand connections, all open at the end, each worker has."""
     before = {worker.pid: sockets_of(worker) for worker in daemon.workers()}
@@ -95,7 +87,7 @@ def shares_of(daemon: Daemon, connect: Callable[..., None]) -> list[int]:
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-@pytest.mark.parametrize("connect", [one_by_one, BURST])
+@pytest.mark.parametrize("connect", [one_by_one, in_a_burst])
 def test_connections_are_spread(
     make_daemon: MakeDaemon, workers: int, connect: Callable[..., None]
 ) -> None:

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tlsmgr import log
 from tlsmgr.config import accounts, maillog
@@ -42,7 +43,7 @@ from tlsmgr.processes.heritage import (
     share_memory,
     worker_count,
 )
-from tlsmgr.processes.janitor import FileWatch, Janitor, StaleReaders, StatisticsLine
+from tlsmgr.processes.janitor import FileWatch, Janitor, StaleReaders, StatisticsLine, Sweeps
 from tlsmgr.processes.parent import CannotServe, Parent
 from tlsmgr.sessions.sweep import Sweep
 
@@ -188,20 +189,20 @@ def _run(
     parent = Parent(heritage, worker_count(conf), timeout, janitor, around.on_ready)
     for descriptor in around.watched:
         parent.watch(descriptor, parent.stop)
-    watch = FileWatch(heritage.caches, parent.retire_workers)
+    watch = FileWatch(heritage.caches, parent.retire_workers, heritage.pool.extract)
     as_owner = jail.effective(around.identity)
     as_owner(watch.make_all)()
     if around.on_stdin:
         once.serve(heritage)
         return
-    janitor.on_death(watch.worker_died)
+    janitor.on_death(watch.child_died)
     janitor.on_death(lambda _: janitor.hasten("stale readers"))
     janitor.add("file watch", as_owner(watch.run), delay=1.0)
     janitor.add("stale readers", StaleReaders(heritage.caches).run)
     reseeder, exchange = randomness
     janitor.add("reseed", lambda _: reseeder.run(time.monotonic()))
     janitor.add("exchange file", as_owner(lambda _: exchange.update(time.monotonic())))
-    _add_sweeps(janitor, heritage)
+    _add_sweeps(janitor, parent, heritage)
     interval = conf.seconds("tlsmgr_statistics_interval")
     if interval:
         line = StatisticsLine(heritage.stats, interval)
@@ -210,12 +211,14 @@ def _run(
     parent.run()
 
 
-def _add_sweeps(janitor: Janitor, heritage: Heritage) -> None:
+def _add_sweeps(janitor: Janitor, parent: Parent, heritage: Heritage) -> None:
     """One for each cache; in stock's order they come after reseed and exchange file."""
     for plan in heritage.caches:
         if plan.file is not None:
+            cache_type = plan.rules.cache_type
             sweep = Sweep(plan.rules, plan.shared, plan.file, heritage.pool.stir)
-            janitor.add(f"{plan.rules.cache_type} cache sweep", sweep.run)
+            sweeps = Sweeps(partial(parent.sweep, cache_type, sweep), plan.rules.timeout)
+            janitor.add(f"{cache_type} cache sweep", sweeps.run)
 
 
 if __name__ == "__main__":

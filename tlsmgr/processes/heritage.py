@@ -5,7 +5,7 @@ a worker must not use, and closes: ``descriptors`` are the only ones that surviv
 those of the log and 0 to 2. The directories of the caches go as soon as the caches are open. How
 the parts follow from the configuration is told at the end.
 
-``Vital`` is the part of shared memory that says how a worker is: one heartbeat a slot.
+``Vital`` is the part of shared memory that says how a worker is: heartbeat and load by slot.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
 
 LONGEST_HEARTBEAT = 10.0  # seconds between two turns of an idle worker
+SPREAD_SLACK = 16  # clients that a worker may have beyond its share of another's
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
 
 
@@ -44,14 +45,23 @@ class CachePlan(NamedTuple):
 
 
 class Vital:
-    """Signs of life: for each slot the time of its last turn, 0 before it serves."""
+    """Signs of life: for each slot the time of its last turn (0 before it serves), and its load."""
 
-    def __init__(self, memory: SharedMemory, slots: int) -> None:
+    def __init__(self, memory: SharedMemory, slots: int, workers: int) -> None:
+        self._workers = range(1, workers + 1)
         self._beats = memory.carve(8 * slots).cast("d")
+        self._clients = memory.carve(8 * slots).cast("Q")
 
-    def beat(self, slot: int, now: float) -> None:
-        """Say that the process of ``slot`` serves at ``now`` (time.monotonic())."""
+    def beat(self, slot: int, now: float, clients: int) -> None:
+        """Say that the process of ``slot`` serves so many at ``now`` (time.monotonic())."""
         self._beats[slot] = now
+        self._clients[slot] = clients
+
+    def is_crowded(self, slot: int) -> bool:
+        """Whether another worker has far fewer clients than the one of ``slot``."""
+        loads = (self._clients[i] for i in self._workers if self._beats[i])
+        least = min(loads, default=0)
+        return self._clients[slot] > least + least // 2 + SPREAD_SLACK
 
     def last_beat(self, slot: int) -> float:
         """When it last said so."""
@@ -60,6 +70,7 @@ class Vital:
     def clear(self, slot: int) -> None:
         """No process serves in this slot."""
         self._beats[slot] = 0.0
+        self._clients[slot] = 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ def make_heritage(
         pool=pool,
         ticket_keys=TicketKeys(memory, slots, timeouts["smtpd"], pool.extract),
         stats=Stats(memory, slots),
-        vital=Vital(memory, slots),
+        vital=Vital(memory, slots, worker_count(conf)),
         timeouts={name.encode(): timeout for name, timeout in timeouts.items()},
         caches=tuple(
             CachePlan(_rules(cache), SharedCache(memory, pool.extract(2 * KEY_BYTES), encrypted), f)
@@ -180,4 +191,4 @@ def _rules(cache: CacheSettings) -> CacheRules:
 
 
 def _slots(conf: Configuration) -> int:
-    return worker_count(conf) + 1  # the parent has slot 0
+    return worker_count(conf) + 2  # the first is the parent's, the last the sweeper's

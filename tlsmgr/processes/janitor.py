@@ -4,9 +4,9 @@ Each job is a function of the time of day that returns the seconds to its next r
 what is due, one slice a job and turn, and tells the parent how long it may sleep. A defect in a job
 is logged with its traceback and the job is tried again later: maintenance never ends the service.
 
-Jobs here: the watch over the caches' files, their stale readers, the statistics line. The sweep of
-a cache comes from ``sessions``, the pool's jobs (reseed, exchange file) from ``prng``. Runs in the
-parent, in slot 0.
+Jobs here: the watch over the caches' files, their stale readers, their sweeps (which a child does),
+the statistics line. The pool's jobs (reseed, exchange file) come from ``prng``. Runs in the parent,
+in slot 0.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from collections.abc import Callable
 
 from tlsmgr import log
 from tlsmgr.processes.heritage import CachePlan
+from tlsmgr.sessions.seal import KEY_BYTES
 from tlsmgr.sessions.store import Store, StoreError, StoreFile, create, inode_of
 from tlsmgr.stats import Stats
 
 AFTER_A_DEFECT = 60.0  # seconds before a job that raised is tried again
 WATCH_INTERVAL = 2.0  # seconds between two looks at the caches' files
 READERS_INTERVAL = 600.0  # seconds between two looks for dead readers, beside those after a death
+SWEEPER_BUSY = 0.1  # seconds before a sweep that could not start is tried again
 RETRY_INTERVAL = 30.0  # seconds before a file that could not be made is tried again
 
 Run = Callable[[float], float]
@@ -44,11 +46,11 @@ class Janitor:
         self._due[name] = time.monotonic() + delay
 
     def on_death(self, act: Callable[[int], None]) -> None:
-        """Have ``act`` called with the exit code (negative: signal) when a worker died."""
+        """Have ``act`` called with the exit code (negative: signal) when a child died."""
         self._on_death.append(act)
 
-    def worker_died(self, code: int) -> None:
-        """The parent reaped a worker that should have lived."""
+    def child_died(self, code: int) -> None:
+        """The parent reaped a worker or sweeper that should have lived."""
         for act in self._on_death:
             act(code)
 
@@ -81,9 +83,15 @@ class FileWatch:
     replaced, which ``retire`` does.
     """
 
-    def __init__(self, plans: tuple[CachePlan, ...], retire: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        plans: tuple[CachePlan, ...],
+        retire: Callable[[], None],
+        random: Callable[[int], bytes],
+    ) -> None:
         self._plans = [(plan, plan.file) for plan in plans if plan.file is not None]
         self._retire = retire
+        self._random = random
         self._claims: dict[tuple[int, str], int] = {}  # descriptors that keep the files ours
 
     def make_all(self) -> None:
@@ -92,8 +100,8 @@ class FileWatch:
             if not self._make(file):
                 plan.shared.report_damage()
 
-    def worker_died(self, code: int) -> None:
-        """A worker killed by its memory map, or an assertion of LMDB's, has met a damaged file."""
+    def child_died(self, code: int) -> None:
+        """A child killed by its memory map, or an assertion of LMDB's, has met a damaged file."""
         if code in (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT):
             for plan, _ in self._plans:
                 plan.shared.report_damage()
@@ -114,6 +122,8 @@ class FileWatch:
         claim = self._claims.pop(file[:2], None)
         if claim is not None:
             os.close(claim)
+        # Who still has the old file open counts its serials under another lock.
+        plan.shared.renew(self._random(2 * KEY_BYTES))
         if not self._make(file):
             plan.shared.report_damage()
             return False
@@ -146,6 +156,21 @@ class StaleReaders:
                 store.clear_stale_readers()
                 store.close()
         return READERS_INTERVAL
+
+
+class Sweeps:
+    """Starts a sweep of one cache at start and every ``timeout`` seconds (Postfix tlsmgr.c).
+
+    ``start`` returns False when it can't be now: a child sweeps another cache.
+    """
+
+    def __init__(self, start: Callable[[], bool], timeout: int) -> None:
+        self._start = start
+        self._timeout = timeout
+
+    def run(self, now: float) -> float:
+        """Start it, or try again soon."""
+        return self._timeout if self._start() else SWEEPER_BUSY
 
 
 class StatisticsLine:

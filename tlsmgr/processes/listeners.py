@@ -3,22 +3,25 @@
 Each worker has the listening sockets, which all have inherited, on its own epoll object with
 EPOLLEXCLUSIVE: the kernel wakes one idle worker for a connection, the one that has waited longest
 in its queue. A worker that accepted goes to the queue's end by registering again, so the idle ones
-take turns; one that is busy is passed over.
+take turns; one that is busy is passed over. In a burst, when CPUs are short, whoever runs would
+take all: a worker with far more clients than another steps back for a moment before it accepts.
 
-When descriptors have run out a worker stops to accept for a moment, and leaves connections to the
-others and to the backlog. Nothing here is fatal.
+When descriptors have run out a worker stops to accept for a longer moment, and leaves connections
+to the others and to the backlog. Nothing here is fatal.
 """
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 from collections.abc import Iterator
 
 from tlsmgr import log
 
-ACCEPT_BURST = 8  # connections accepted before the clients at hand are served
+ACCEPT_BURST = 4  # connections accepted before the clients at hand are served
 ACCEPT_PAUSE = 1.0  # seconds without accepting when descriptors have run out
+STEP_BACK = 0.002  # seconds in which another worker may take a connection
 
 _EVENTS = select.EPOLLIN | select.EPOLLEXCLUSIVE
 
@@ -30,14 +33,16 @@ class Listeners:
         self._epoll = epoll
         self._by_fd = {listener.fileno(): listener for listener in sockets}
         self._paused_until = 0.0  # time.monotonic(); 0: accepting
+        self._gave_way = False  # since it accepted last
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._by_fd
 
-    @property
-    def is_paused(self) -> bool:
-        """No descriptor was to be had; call ``resume`` from time to time."""
-        return self._paused_until > 0
+    def patience(self, now: float, longest: float) -> float:
+        """Seconds until ``resume`` has something to do, at most ``longest``."""
+        if not self._paused_until:
+            return longest
+        return min(longest, max(0.0, self._paused_until - now))
 
     def listen(self) -> None:
         """Have the epoll object tell of connections."""
@@ -47,11 +52,25 @@ class Listeners:
 
     def resume(self, now: float) -> None:
         """Listen again when the pause is over at ``now`` (time.monotonic())."""
-        if self.is_paused and now >= self._paused_until:
+        if self._paused_until and now >= self._paused_until:
             self.listen()
+
+    def ignore(self) -> None:
+        """Leave all further connections to others."""
+        if not self._paused_until:
+            self._pause(math.inf)
+
+    def give_way(self, now: float) -> bool:
+        """Step back once before the next ``accept``; False when that was done already."""
+        if self._gave_way:
+            return False
+        self._pause(now + STEP_BACK)
+        self._gave_way = True
+        return True
 
     def accept(self, fd: int, now: float) -> Iterator[socket.socket]:
         """The connections that wait at this listener, a few at most."""
+        self._gave_way = False
         listener = self._by_fd[fd]
         for _ in range(ACCEPT_BURST):
             try:
@@ -60,13 +79,13 @@ class Listeners:
                 break
             except OSError as error:
                 log.error(f"accept connection: {error.strerror}")
-                self._pause(now)
+                self._pause(now + ACCEPT_PAUSE)
                 return
             yield connection
         self._epoll.unregister(fd)
         self._epoll.register(fd, _EVENTS)
 
-    def _pause(self, now: float) -> None:
+    def _pause(self, until: float) -> None:
         for fd in self._by_fd:
             self._epoll.unregister(fd)
-        self._paused_until = now + ACCEPT_PAUSE
+        self._paused_until = until

@@ -2,8 +2,8 @@
 
 The parent owns what all share and never sees a byte of a client. Its loop waits for the earliest
 thing due, and then: acts on queued signals, reaps (frees the locks that a dead worker held, keeps
-its counts, clears its slot), spawns what is missing, ends workers that hang, runs due jobs. Signal
-handlers do nothing; the numbers come in through a pipe.
+its counts, clears its slot), spawns what is missing, ends workers that hang, runs due jobs. What
+reads the pages of a cache is done by a child as well, the sweeper, as damaged pages end a process.
 
 A worker that dies is replaced at once; when it dies young again and again, after a growing pause.
 A worker that can't start at all (BOOT_ERROR, or so many deaths in a row before any worker served)
@@ -23,29 +23,31 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
 
 from tlsmgr import log
-from tlsmgr.processes import worker
+from tlsmgr.processes import signals, sweeper, worker
 from tlsmgr.processes.heritage import Heritage
 from tlsmgr.processes.janitor import Janitor
+from tlsmgr.sessions.sweep import Sweep
 
+WARNING_INTERVAL = 60.0  # seconds between two warnings about the same trouble
 STOP_TIME = 0.7  # seconds for workers to end by themselves
 ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
 YOUNG = 1.0  # seconds; a worker that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
+FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
 FUTILE_STARTS = 10  # deaths in a row before any worker served
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PARENTS_SIGNALS = (*_STOP_SIGNALS, signal.SIGCHLD)
-_IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 @dataclass
 class Child:
-    """A worker as the parent sees it."""
+    """A worker, or the sweeper, as the parent sees it."""
 
+    name: str  # what log lines call it
     slot: int
     pid: int
     started: float  # time.monotonic()
@@ -74,11 +76,13 @@ class Parent:
         self._on_ready: Callable[[], None] | None = on_ready
         self._children: dict[int, Child] = {}  # by pid
         self._vacant = dict.fromkeys(range(1, workers + 1), 0.0)  # slot: when to fill it
+        self._sweeper_slot = workers + 1
         self._pause = 0.0
         self._futile = 0
         self._stopping = False
         self._last_acts: list[Callable[[float], object]] = []
         self._watched: dict[int, Callable[[], object]] = {}
+        self._limit = log.Limit(WARNING_INTERVAL)
         self._poll = select.poll()
 
     def watch(self, descriptor: int, act: Callable[[], object]) -> None:
@@ -96,7 +100,8 @@ class Parent:
 
     def run(self) -> None:
         """Serve until told to stop. Raises CannotServe; in any case no worker is left."""
-        with self._pipes(), self._signals():
+        with self._pipes(), signals.queue() as self._signal_end:
+            self.watch(self._signal_end, self._take_signals)
             try:
                 while not self._stopping:
                     self._turn()
@@ -115,24 +120,10 @@ class Parent:
         os.set_blocking(bell, False)
         os.set_blocking(self._bell_end, False)
         self._worker_pipes = worker.Pipes(lifeline, bell)
-        self.watch(self._bell_end, lambda: _drain(self._bell_end))
+        self.watch(self._bell_end, lambda: signals.drain(self._bell_end))
         yield
         for descriptor in (lifeline, bell, self._bell_end):
             os.close(descriptor)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        self._signal_end, end = os.pipe()
-        os.set_blocking(end, False)
-        os.set_blocking(self._signal_end, False)
-        self.watch(self._signal_end, self._take_signals)
-        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
-        for number in _PARENTS_SIGNALS:
-            signal.signal(number, _queued)
-        for number in _IGNORED_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        yield
-        signal.set_wakeup_fd(-1)
 
     # The loop.
 
@@ -147,43 +138,62 @@ class Parent:
         self._look_for_readiness()
 
     def _take_signals(self) -> None:
-        numbers = set(_drain(self._signal_end))
-        if numbers & set(_STOP_SIGNALS):
+        numbers = set(signals.drain(self._signal_end))
+        if numbers & set(signals.STOP_SIGNALS):
             self.stop()
 
     def _look_for_readiness(self) -> None:
         if self._on_ready is None or self._vacant:
             return
-        if all(self._heritage.vital.last_beat(c.slot) for c in self._children.values()):
+        slots = [child.slot for child in self._children.values()]
+        if all(self._heritage.vital.last_beat(s) for s in slots if s != self._sweeper_slot):
             self._on_ready()
             self._on_ready = None
 
-    # Workers come.
+    # Children come.
 
     def _next_spawn(self, now: float) -> float:
         return min((due - now for due in self._vacant.values()), default=60.0)
 
     def _fill_slots(self, now: float) -> None:
         for slot in [slot for slot, due in self._vacant.items() if due <= now]:
-            del self._vacant[slot]
-            self._spawn(slot)
+            if self._spawn("worker", slot, self._worker):
+                del self._vacant[slot]
+            else:
+                self._vacant[slot] = now + FORK_PAUSE
 
-    def _spawn(self, slot: int) -> None:
-        # Until the child has its own ways, a signal to it would end up in the parent's pipe.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
-        pid = os.fork()
-        if pid == 0:
-            status = worker.DEFECT
-            try:
-                _forget_the_parents_signals()
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-                status = worker.main(self._heritage, slot, self._worker_pipes)
-            finally:
-                os._exit(status)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        self._children[pid] = Child(slot, pid, time.monotonic())
+    def sweep(self, cache_type: str, sweep: Sweep) -> bool:
+        """Have a child do it; False when there is one that does another, or none to be had."""
+        if any(child.slot == self._sweeper_slot for child in self._children.values()):
+            return False
+        name = f"{cache_type} cache sweeper"
+        return self._spawn(name, self._sweeper_slot, partial(self._sweeper, sweep))
 
-    # Workers go.
+    def _spawn(self, name: str, slot: int, work: Callable[[int], int]) -> bool:
+        """Fork a child that does ``work``, which returns its exit status; False if that fails."""
+        now = time.monotonic()
+        held = signals.hold()
+        pid = -1
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _be_a_child(lambda: work(slot), held)
+        except OSError as error:
+            self._limit.warning("fork", f"fork: {error.strerror}; will try again", now)
+            return False
+        finally:
+            if pid:
+                signals.let_go(held)
+        self._children[pid] = Child(name, slot, pid, now)
+        return True
+
+    def _worker(self, slot: int) -> int:
+        return worker.main(self._heritage, slot, self._worker_pipes)
+
+    def _sweeper(self, sweep: Sweep, slot: int) -> int:
+        return sweeper.main(self._heritage, slot, self._worker_pipes.lifeline, sweep)
+
+    # Children go.
 
     def _reap(self) -> None:
         while self._children:
@@ -203,14 +213,16 @@ class Parent:
         self._heritage.stats.collect(child.slot)
         if self._stopping:
             return
-        if not child.retired:
-            log.warning(f"worker pid {child.pid} {_end_in_words(code)}")
-            self._janitor.worker_died(code)
+        if not child.retired and (code or child.slot != self._sweeper_slot):
+            log.warning(f"{child.name} pid {child.pid} {_end_in_words(code)}")
+            # An end that we gave it says nothing of the cache files.
+            self._janitor.child_died(-signal.SIGKILL if child.aborted else code)
+        if child.slot != self._sweeper_slot:
+            self._plan_successor(child, code, served)
+
+    def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         if code == worker.BOOT_ERROR:
             raise CannotServe("workers cannot start; see the messages above")
-        self._plan_successor(child, served)
-
-    def _plan_successor(self, child: Child, served: bool) -> None:
         now = time.monotonic()
         self._futile = 0 if served else self._futile + 1
         if self._futile >= FUTILE_STARTS:
@@ -222,21 +234,25 @@ class Parent:
         self._vacant[child.slot] = now + self._pause
 
     def _end_the_hung(self, now: float) -> float:
-        """End workers without a heartbeat; returns the seconds until to look again."""
+        """End children without a heartbeat; returns the seconds until to look again."""
+        self._heritage.pool.recover(0)  # whether a lock is a dead one's may have been open
         for child in self._children.values():
             beat = self._heritage.vital.last_beat(child.slot) or child.started
             if child.aborted:
                 if now - child.aborted >= ABORT_TIME:
                     _kill(child.pid, signal.SIGKILL)
             elif now - beat > self._daemon_timeout:
-                log.warning(f"worker pid {child.pid} does not respond: ending it")
+                log.warning(f"{child.name} pid {child.pid} does not respond: ending it")
                 child.aborted = now
                 _kill(child.pid, signal.SIGABRT)
         waits_to_kill = any(child.aborted for child in self._children.values())
         return ABORT_TIME / 2 if waits_to_kill else self._daemon_timeout / 3
 
     def retire_workers(self) -> None:
-        """Have every worker replaced by a fresh one: their cache files were made anew."""
+        """Have every worker replaced by a fresh one: their cache files were made anew.
+
+        A sweep of them ends.
+        """
         for child in self._children.values():
             child.retired = True
             _kill(child.pid, signal.SIGTERM)
@@ -248,8 +264,8 @@ class Parent:
         deadline = time.monotonic() + STOP_TIME
         while self._children and (left := deadline - time.monotonic()) > 0:
             self._poll.poll(left * 1000)
-            _drain(self._signal_end)
-            _drain(self._bell_end)
+            signals.drain(self._signal_end)
+            signals.drain(self._bell_end)
             self._reap()
         for child in self._children.values():
             _kill(child.pid, signal.SIGKILL)
@@ -257,24 +273,13 @@ class Parent:
         self._children.clear()
 
 
-def _queued(*_: object) -> None:
-    """The handler of signals that the loop takes from the pipe."""
-
-
-def _forget_the_parents_signals() -> None:
-    """In a worker: only SIGTERM means something, and master's or a terminal's go to the parent."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _drain(descriptor: int) -> bytes:
+def _be_a_child(work: Callable[[], int], held: Iterable[int]) -> NoReturn:
+    status = worker.DEFECT
     try:
-        return os.read(descriptor, 4096)
-    except BlockingIOError:
-        return b""
+        signals.forget(held)
+        status = work()
+    finally:
+        os._exit(status)
 
 
 def _kill(pid: int, number: signal.Signals) -> None:

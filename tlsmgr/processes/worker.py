@@ -61,6 +61,7 @@ def main(heritage: Heritage, slot: int, pipes: Pipes) -> int:
 
 
 def _boot(heritage: Heritage, slot: int, pipes: Pipes) -> Worker:
+    boot.name_process("tlsmgr-worker")
     boot.close_all_but(heritage.descriptors() | heritage.directories() | set(pipes))
     context = boot.make_context(heritage, slot)
     for directory in heritage.directories():
@@ -90,10 +91,11 @@ class Worker:
         self._catch_signals()
         self._epoll.register(self._pipes.lifeline, select.EPOLLIN)
         self._listeners.listen()
-        self._heritage.vital.beat(self._slot, time.monotonic())
+        self._heritage.vital.beat(self._slot, time.monotonic(), 0)
         self._ring()
         while not self._stopping:
             self._turn(self._patience())
+        self._listeners.ignore()
         self._turn(0.0)
         self._clients.close_all()
         for cache in self._context.caches:
@@ -116,7 +118,7 @@ class Worker:
         """How many seconds to wait for events."""
         if self._unread:
             return 0.0
-        return CHECK_INTERVAL if self._listeners.is_paused else self._heritage.heartbeat
+        return self._listeners.patience(time.monotonic(), self._heritage.heartbeat)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
@@ -125,7 +127,8 @@ class Worker:
         """Wait for events and serve them; at the end answer what is answered together."""
         events = self._epoll.poll(timeout)
         now = time.monotonic()
-        self._heritage.vital.beat(self._slot, now)
+        self._heritage.vital.beat(self._slot, now, len(self._clients))
+        self._listeners.resume(now)
         if self._unread:
             self._resume(now)
         find = self._clients.get
@@ -144,16 +147,20 @@ class Worker:
     def _notice(self, fd: int, now: float) -> None:
         """Something other than a client can be read."""
         if fd in self._listeners:
-            for connection in self._listeners.accept(fd, now):
-                self._context.counts[_CONNECTIONS] += 1
-                self._clients.welcome(connection)
+            self._accept(fd, now)
         elif fd == self._pipes.lifeline:
             self._stop()
 
+    def _accept(self, fd: int, now: float) -> None:
+        if self._heritage.vital.is_crowded(self._slot) and self._listeners.give_way(now):
+            return
+        for connection in self._listeners.accept(fd, now):
+            self._context.counts[_CONNECTIONS] += 1
+            self._clients.welcome(connection)
+
     def _check_clients(self, now: float) -> None:
-        """Once a second: accept again after a pause, and give up those that keep us waiting."""
+        """Once a second: give up those that keep us waiting."""
         self._next_check = now + CHECK_INTERVAL
-        self._listeners.resume(now)
         for client in self._clients.overdue(now - self._heritage.client_timeout):
             log.warning(f"timeout on {self._heritage.source}")
             self._clients.drop(client)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from tlsmgr import log
 from tlsmgr.sessions.seal import Entry
 from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import Batch, DiskFull, Record, Store, StoreError, StoreFull
+from tlsmgr.sessions.store import Batch, DiskFull, Record, Replaced, Store, StoreError, StoreFull
 
 WARNING_INTERVAL = 600.0  # seconds between two warnings about the same trouble
 EVICTED_AT_ONCE = 8  # records that a batch may evict, beyond one for each that it stores
@@ -191,6 +191,8 @@ class SessionCache:
     # Words.
 
     def _complain(self, error: StoreError) -> None:
+        if isinstance(error, Replaced):
+            return
         self._limit.warning(
             "store",
             f"{self.rules.cache_type} TLS session cache: {error};"

@@ -52,11 +52,15 @@ class Extent:
 
     def trouble(self) -> str | None:
         """Why the file must not be opened; None when it is ours and whole."""
-        if self._mark[0] != self._inode:
+        if self.is_replaced():
             return "is not the file that was made here"
         if os.fstat(self._fd).st_size < self.granted():  # LMDB would stumble over the hole
             return "was truncated"
         return None
+
+    def is_replaced(self) -> bool:
+        """Another file was made in place of this one."""
+        return bool(self._mark[0] != self._inode)
 
     def granted(self) -> int:
         """Bytes from the start of the file that the disk has promised."""

@@ -26,10 +26,14 @@ class SharedCache:
 
     def __init__(self, memory: SharedMemory, keys: bytes, encrypted: bool) -> None:
         self._keys = memory.carve(2 * KEY_BYTES)
-        self._keys[:] = keys
+        self.renew(keys)
         self._serial = memory.carve(_STATE_BYTES).cast("Q")
         self._marks = memory.carve(_STATE_BYTES)
         self._encrypted = encrypted
+
+    def renew(self, keys: bytes) -> None:
+        """Other keys, for a file that is made anew; seals made before keep the old ones."""
+        self._keys[:] = keys
 
     def seal(self) -> Seal:
         """The seal under this cache's keys, for the calling process."""

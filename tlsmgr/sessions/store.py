@@ -32,6 +32,7 @@ __all__ = [
     "Batch",
     "DiskFull",
     "Record",
+    "Replaced",
     "Store",
     "StoreError",
     "StoreFile",
@@ -53,6 +54,10 @@ RESERVE = 64 << 20  # bytes of address space over twice the limit: copies, pinne
 
 class StoreFull(StoreError):
     """There is no free page left for this batch: evict, then try again."""
+
+
+class Replaced(StoreError):
+    """The parent made the file anew, and this process is about to go: it must store nothing."""
 
 
 class DiskFull(StoreError):
@@ -203,6 +208,8 @@ class Store:
         """
         self.end_reading()
         with _store_errors(), self._env.begin(write=True) as txn:
+            if self._extent.is_replaced():
+                raise Replaced("another file was made in place of this one")
             batch = Batch(txn, self._records, self._serials)
             pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
             self._make_sure_of(pages * self._page_size + 2 * sum(sizes), sizes, batch)

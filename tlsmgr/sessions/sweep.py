@@ -40,13 +40,17 @@ class Sweep:
     ) -> None:
         self._rules = rules
         self._shared = shared
-        self._seal = shared.seal()
         self._file = file
         self._stir = stir
         self._position = b""  # serial at which the next slice starts
         self._started = 0.0
         self.passed = 0  # records seen by all sweeps
         self.deleted = 0  # expired ones among them
+
+    @property
+    def is_under_way(self) -> bool:
+        """There is more to be done than was done so far."""
+        return bool(self._position)
 
     def run(self, now: float) -> float:
         """Do one slice; returns the seconds until the next one is due."""
@@ -94,10 +98,11 @@ class Sweep:
             self._stir(digest.digest())
 
     def _delete(self, store: Store, expired: list[Record]) -> None:
-        entries = [(record, self._seal.open(*record)) for record in expired]
+        seal = self._shared.seal()
+        entries = [(record, seal.open(*record)) for record in expired]
         with store.writing(len(expired)) as batch:
             for record, entry in entries:
-                digest = entry and self._seal.digest(entry.cache_id)
+                digest = entry and seal.digest(entry.cache_id)
                 self.deleted += batch.remove(record.serial, digest)
         if self._rules.logging:
             for _, entry in entries:
