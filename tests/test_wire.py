@@ -263,8 +263,29 @@ def test_a_request_is_read_whole_as_it_was_written(request: Request) -> None:
     assert read_whole(write(request)) == request
 
 
-@given(st.one_of(requests.map(write), terminated, soup))
+# A request, and somewhere in it, or behind it, something else; or without its end.
+altered = st.builds(
+    lambda data, at, more: data[:at] + more + data[at:],
+    requests.map(write),
+    st.integers(-60, 200),
+    st.one_of(fragments, requests.map(write), st.binary(max_size=3)),
+)
+cut = st.builds(lambda data, at: data[:at], requests.map(write), st.integers(-3, -1))
+
+
+@given(st.integers(-5, 300))
+def test_the_seeds_that_are_known_at_sight_are_those_that_the_reader_reads(size: int) -> None:
+    data = write(Seed(size))
+    assert [read_whole(data)] == [Seed(size)] == events_of([data])
+
+
+@given(st.one_of(requests.map(write), altered, cut, terminated, soup))
 @example(b"request\0seed\0size\x004\0\0")
+@example(b"request\0update\0cache_type\0\0cache_id\0\0session\0YQ==\0\0\0\0")
+@example(b"request\0update\0cache_type\0\0cache_id\0\0session\0YQ==YQ\0\0")
+@example(b"request\0update\0cache_type\0\0cache_id\0\0session\0YQ==\0x\0y\0\0")
+@example(b"request\0update\0cache_type\0\0cache_id\0\0session\0\0\0")
+@example(b"request\0update\0cache_type\0\0cache_id\0\0session\0\0")
 @example(b"request\0seed\0size\x004\0x")
 @example(b"request\0seed\0size\x004\0\0\0")
 def test_what_is_read_whole_is_what_the_reader_says(data: bytes) -> None:

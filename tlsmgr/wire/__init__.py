@@ -7,7 +7,7 @@ dealt with here, meaning is not: what a cache type or a key name of 15 bytes is 
 Two readers share one meaning:
 
 * ``read_whole`` takes a segment that is exactly one well-formed request, which is what nearly
-  every segment is, at the price of one split and one comparison;
+  every segment is, at the price of a split and a match, or at sight;
 * ``RequestReader`` takes everything else: pieces, pipelines, rubbish. It works field by field, so
   that a wrong attribute is answered when it is seen, like stock does, and not at the list's end.
 

@@ -7,8 +7,10 @@ remainder being skipped, is it a name's turn or a value's, and what name is want
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
+
+import pybase64
 
 from tlsmgr.wire.forms import (
     COMPLAINT_LIMIT,
@@ -33,28 +35,12 @@ from tlsmgr.wire.forms import (
     parse_number,
 )
 
-
-class _Whole(NamedTuple):
-    """How ``read_whole`` knows a request and makes it.
-
-    ``names`` are the even fields of the split bytes: attribute names up to the list terminator.
-    """
-
-    names: list[bytes]
-    make: Callable[[list[bytes]], Request]
-
-
-_MAKERS: Mapping[bytes, Callable[[list[bytes]], Request]] = {
-    b"seed": lambda fields: Seed(parse_number(fields[3])),
-    b"policy": lambda fields: Policy(fields[3]),
-    b"lookup": lambda fields: Lookup(fields[3], fields[5]),
-    b"update": lambda fields: Update(fields[3], fields[5], parse_data(fields[7])),
-    b"delete": lambda fields: Delete(fields[3], fields[5]),
-    b"tktkey": lambda fields: TicketKey(parse_data(fields[3])),
+# Of seed requests there are so few that they need not be taken apart.
+_SEEDS: Mapping[bytes, Seed] = {
+    b"request\0seed\0size\0%d\0\0" % size: Seed(size) for size in range(1, 256)
 }
-_WHOLE: Mapping[bytes, _Whole] = {
-    name: _Whole([FIRST_NAME, *form.names, b""], _MAKERS[name]) for name, form in FORMS.items()
-}
+_LONGEST_SEED = max(map(len, _SEEDS))
+_SPLITS = 7  # at most, so that no session, which is long, is searched for a NUL
 
 
 def read_whole(segment: bytes) -> Request | None:
@@ -62,14 +48,37 @@ def read_whole(segment: bytes) -> Request | None:
 
     It may say None to a good request; it never says anything that RequestReader would not.
     """
-    fields = segment.split(NUL)
+    if len(segment) <= _LONGEST_SEED and segment in _SEEDS:
+        return _SEEDS[segment]
     try:
-        names, make = _WHOLE[fields[1]]
-        if fields[0::2] != names or fields[-1] or len(fields) != 2 * len(names):
-            return None
-        return make(fields)
-    except (KeyError, IndexError, ValueError):
+        return _match(segment.split(NUL, _SPLITS))
+    except ValueError:
         return None
+
+
+def _match(fields: list[bytes]) -> Request | None:
+    """The two empty fields at the end are behind the last value's NUL and behind the list's."""
+    match fields:
+        case [b"request", b"lookup", b"cache_type", kind, b"cache_id", name, b"", b""]:
+            return Lookup(kind, name)
+        case [b"request", b"update", b"cache_type", kind, b"cache_id", name, b"session", rest]:
+            return Update(kind, name, _last_data(rest))
+        case [b"request", b"delete", b"cache_type", kind, b"cache_id", name, b"", b""]:
+            return Delete(kind, name)
+        case [b"request", b"policy", b"cache_type", kind, b"", b""]:
+            return Policy(kind)
+        case [b"request", b"seed", b"size", size, b"", b""]:
+            return Seed(parse_number(size))
+        case [b"request", b"tktkey", b"keyname", name, b"", b""]:
+            return TicketKey(parse_data(name))
+    return None
+
+
+def _last_data(rest: bytes) -> bytes:
+    """Strict base64, in which there is no NUL, and the end of the value and of the list."""
+    if not rest.endswith(b"\0\0"):
+        raise ValueError("not the end")
+    return pybase64.b64decode(rest[:-2], None, True)
 
 
 class RequestReader:
