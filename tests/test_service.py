@@ -6,6 +6,7 @@ import base64
 import os
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,8 +158,8 @@ def test_policy_of_a_cache_without_a_file(tmp_path: Path) -> None:
     smtp = bench.context.cache_types[b"smtp"].cache
     assert smtp is not None
     broken = SessionCache(smtp.rules, smtp._shared, None)
-    bench.context = bench.context._replace(
-        cache_types={b"smtp": CacheType(T, broken)}, caches=(broken,)
+    bench.context = replace(
+        bench.context, cache_types={b"smtp": CacheType(T, broken)}, caches=(broken,)
     )
     assert bench.answer(
         Policy(b"smtp"),

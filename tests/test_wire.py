@@ -32,6 +32,8 @@ from tlsmgr.wire import (
     WakeUp,
     read_whole,
     write_reply,
+    write_seed,
+    write_session,
 )
 from tlsmgr.wire.forms import FORMS, parse_data, parse_number, parse_string
 
@@ -189,6 +191,12 @@ REPLIES = [
 @pytest.mark.parametrize(("arguments", "reply"), REPLIES, ids=lambda x: repr(x)[:60])
 def test_reply(arguments: tuple[type[Request] | None, int], reply: bytes) -> None:
     assert write_reply(*arguments) == reply
+
+
+@given(st.binary(max_size=300))
+def test_the_fast_writers_write_the_same(data: bytes) -> None:
+    assert write_seed(data) == write_reply(Seed, OK, data)
+    assert write_session(data) == write_reply(Lookup, OK, data)
 
 
 def test_announcement() -> None:

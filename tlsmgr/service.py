@@ -15,7 +15,7 @@ Time is passed in, in whole seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tlsmgr import log
@@ -36,6 +36,8 @@ from tlsmgr.wire import (
     TicketKey,
     Update,
     write_reply,
+    write_seed,
+    write_session,
 )
 
 MAX_SEED = 255  # bytes (Postfix tlsmgr.c: UCHAR_MAX)
@@ -53,7 +55,8 @@ class CacheType(NamedTuple):
         return self.cache is not None and self.timeout > 0
 
 
-class Context(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Context:
     """All that handlers work on. ``counts`` is the worker's own row of the counter table."""
 
     cache_types: Mapping[bytes, CacheType]
@@ -64,9 +67,8 @@ class Context(NamedTuple):
 
 
 class Deferred(NamedTuple):
-    """A change that waits for ``settle``: the request it came from, and the cache it is for."""
+    """A change that waits for ``settle``, and the cache it is for."""
 
-    request: Update | Delete
     cache: SessionCache
     change: Change
 
@@ -85,13 +87,18 @@ def refuse(malformed: Malformed) -> bytes:
 
 def deal(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
     """The replies to these requests, in order: one extract, from which each gets its own part."""
+    sizes = [seed.size for seed in seeds]
     try:
-        data = context.pool.extract(sum(seed.size for seed in seeds))
+        data = context.pool.extract(sum(sizes))
     except EntropyError as error:
         log.warning(f"no random bytes for {len(seeds)} requests: {error}")
         return [write_reply(Seed, FAILED)] * len(seeds)
-    ends = accumulate(seed.size for seed in seeds)
-    return [write_reply(Seed, OK, data[end - seed.size : end]) for seed, end in zip(seeds, ends)]
+    replies = []
+    start = 0
+    for size in sizes:
+        replies.append(write_seed(data[start : start + size]))
+        start += size
+    return replies
 
 
 def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
@@ -102,10 +109,7 @@ def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[byt
         if mine or cache.expired:
             context.counts[_BATCHES] += 1
             done.update(zip(mine, cache.apply([deferred[i].change for i in mine], now)))
-    return [
-        write_reply(type(item.request), OK if done[i] else FAILED)
-        for i, item in enumerate(deferred)
-    ]
+    return [_DONE if done[i] else _NOT_DONE for i in range(len(deferred))]
 
 
 # One handler a request.
@@ -126,28 +130,31 @@ def _policy(context: Context, request: Policy, now: int) -> bytes:
 
 
 def _lookup(context: Context, request: Lookup, now: int) -> bytes:
-    cache = _cache(context, request)
+    cache_type, cache_id = request
+    cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
-    session = cache.lookup(request.cache_id, now)
+    session = cache.lookup(cache_id, now)
     if session is None:
         return write_reply(Lookup, FAILED)
     context.counts[_HITS] += 1
-    return write_reply(Lookup, OK, session)
+    return write_session(session)
 
 
 def _update(context: Context, request: Update, now: int) -> bytes | Deferred:
-    cache = _cache(context, request)
+    cache_type, cache_id, session = request
+    cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
-    return Deferred(request, cache, Change(request.cache_id, request.session))
+    return Deferred(cache, Change(cache_id, session))
 
 
 def _delete(context: Context, request: Delete, now: int) -> bytes | Deferred:
-    cache = _cache(context, request)
+    cache_type, cache_id = request
+    cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
-    return Deferred(request, cache, Change(request.cache_id, None))
+    return Deferred(cache, Change(cache_id, None))
 
 
 def _ticket_key(context: Context, request: TicketKey, now: int) -> bytes:
@@ -164,8 +171,8 @@ def _ticket_key(context: Context, request: TicketKey, now: int) -> bytes:
     return write_reply(TicketKey, FAILED) if key is None else write_reply(TicketKey, OK, key)
 
 
-def _cache(context: Context, request: Lookup | Update | Delete) -> SessionCache | None:
-    cache_type = context.cache_types.get(request.cache_type)
+def _cache(context: Context, name: bytes) -> SessionCache | None:
+    cache_type = context.cache_types.get(name)
     return None if cache_type is None else cache_type.cache
 
 
@@ -184,6 +191,7 @@ def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> bytes:
 
 
 _HITS, _BATCHES = INDEX["hits"], INDEX["batches"]
+_DONE, _NOT_DONE = write_reply(Update, OK), write_reply(Update, FAILED)  # a delete's are the same
 _HANDLERS: Mapping[
     type[Request], tuple[Callable[[Context, Any, int], bytes | Seed | Deferred], int]
 ] = {

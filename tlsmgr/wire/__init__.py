@@ -36,7 +36,7 @@ from tlsmgr.wire.forms import (
     WakeUp,
 )
 from tlsmgr.wire.reader import RequestReader, read_whole
-from tlsmgr.wire.reply import write_reply
+from tlsmgr.wire.reply import write_reply, write_seed, write_session
 
 __all__ = [
     "ANNOUNCEMENT",
@@ -58,4 +58,6 @@ __all__ = [
     "WakeUp",
     "read_whole",
     "write_reply",
+    "write_seed",
+    "write_session",
 ]
