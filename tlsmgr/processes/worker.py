@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tlsmgr import log
@@ -27,7 +28,7 @@ from tlsmgr.processes.heritage import Heritage
 from tlsmgr.processes.listeners import Listeners
 from tlsmgr.service import Context, Deferred, deal, handle, refuse, settle
 from tlsmgr.stats import INDEX
-from tlsmgr.wire import Malformed, Remark, RequestReader, Seed, WakeUp, read_whole
+from tlsmgr.wire import Malformed, Remark, Request, RequestReader, Seed, WakeUp, read_whole
 
 BOOT_ERROR = 3  # exit status: not even started, no use in trying again
 DEFECT = 1  # exit status: a traceback is in the log
@@ -131,13 +132,7 @@ class Worker:
         self._listeners.resume(now)
         if self._unread:
             self._resume(now)
-        find = self._clients.get
-        for fd, _ in events:
-            client = find(fd)
-            if client is not None:
-                self._serve(client, now)
-            else:
-                self._notice(fd, now)
+        self._serve(events, now)
         if self._seeds:
             self._deal()
         self._settle()
@@ -167,8 +162,39 @@ class Worker:
 
     # Requests.
 
-    def _serve(self, client: Client, now: float) -> None:
-        """Read one segment. It nearly always is one request, which is then answered right here."""
+    def _serve(self, events: list[tuple[int, int]], now: float) -> None:
+        """Read one segment of each. It nearly always is one request, and answered right here."""
+        find, read, answer = self._clients.get, self._clients.read, self._answer
+        for fd, _ in events:
+            client = find(fd)
+            if client is None:
+                self._notice(fd, now)
+            elif client.waits or client.output or client.reader is not None:
+                self._go_on(client, now)
+            else:
+                segment = read(client)
+                request = read_whole(segment) if segment else None
+                if request is not None:
+                    answer(client, request)
+                elif segment is not None:
+                    self._take(client, segment, now)
+
+    def _answer(self, client: Client, request: Request) -> None:
+        """Stir the time of day, and handle the request; some replies wait for the turn's end."""
+        now = time.time_ns()
+        self._context.pool.note_time(now)
+        reply = handle(self._context, request, now // NANOSECONDS)
+        if isinstance(reply, bytes):
+            self._clients.send(client, reply)
+        else:
+            client.waits = True
+            if isinstance(reply, Seed):
+                self._seeds.append((client, reply))
+            else:
+                self._deferred.append((client, reply))
+
+    def _go_on(self, client: Client, now: float) -> None:
+        """An event at a client with half-done business."""
         if client.waits:
             return  # what it sent before comes first
         if client.output:
@@ -177,36 +203,19 @@ class Worker:
             self._clients.note_progress(client, now)
             return
         segment = self._clients.read(client)
-        if segment is None:
-            return
+        if segment is not None:
+            self._take(client, segment, now)
+
+    def _take(self, client: Client, segment: bytes, now: float) -> None:
+        """A segment that is not just one request; empty at the end of input."""
         if not segment:
             self._end(client)
             return
         if client.reader is None:
-            request = read_whole(segment)
-            if request is not None:
-                self._answer(client, handle(self._context, request, self._time()))
-                return
             client.reader = RequestReader(self._heritage.source)
         client.reader.receive(segment)
         self._read_requests(client)
         self._clients.note_progress(client, now)
-
-    def _time(self) -> int:
-        """The time of day in whole seconds, stirred into the pool with every request."""
-        now = time.time_ns()
-        self._context.pool.note_time(now)
-        return now // NANOSECONDS
-
-    def _answer(self, client: Client, reply: bytes | Seed | Deferred) -> None:
-        if isinstance(reply, bytes):
-            self._clients.send(client, reply)
-            return
-        client.waits = True
-        if isinstance(reply, Seed):
-            self._seeds.append((client, reply))
-        else:
-            self._deferred.append((client, reply))
 
     def _read_requests(self, client: Client) -> None:
         """Serve what the client's reader holds, until a reply is stuck or has to wait."""
@@ -227,7 +236,7 @@ class Worker:
                 self._context.counts[_WAKEUPS] += 1
                 self._clients.drop(client)
             else:
-                self._answer(client, handle(self._context, event, self._time()))
+                self._answer(client, event)
 
     def _refuse(self, client: Client, malformed: Malformed) -> None:
         self._context.counts[_MALFORMED] += 1
@@ -250,8 +259,7 @@ class Worker:
     def _deal(self) -> None:
         waiting, self._seeds = self._seeds, []
         replies = deal(self._context, [seed for _, seed in waiting])
-        for (client, _), reply in zip(waiting, replies):
-            self._reply_to_waiting(client, reply)
+        self._reply(waiting, replies)
 
     def _settle(self) -> None:
         """After the seeds, as the writers' lock of a cache may have to be waited for."""
@@ -263,14 +271,16 @@ class Worker:
             return
         waiting, self._deferred = self._deferred, []
         replies = settle(self._context, [item for _, item in waiting], int(time.time()))
-        for (client, _), reply in zip(waiting, replies):
-            self._reply_to_waiting(client, reply)
+        self._reply(waiting, replies)
 
-    def _reply_to_waiting(self, client: Client, reply: bytes) -> None:
-        client.waits = client.reader is not None
-        if self._clients.is_open(client):
-            self._clients.send(client, reply)
-            if client.waits:
+    def _reply(self, waiting: Sequence[tuple[Client, object]], replies: list[bytes]) -> None:
+        """To clients that wait, and are open: none is dropped before it got its reply."""
+        send = self._clients.send
+        for (client, _), reply in zip(waiting, replies):
+            send(client, reply)
+            if client.reader is None:
+                client.waits = False
+            else:  # it waits on, for the next turn
                 self._unread.append(client)
 
     def _resume(self, now: float) -> None:
