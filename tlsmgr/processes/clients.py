@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import time
 from collections.abc import Iterator
 
@@ -46,10 +45,8 @@ class Clients:
     def __len__(self) -> int:
         return len(self._by_fd)
 
-    def welcome(self, connection: socket.socket) -> None:
-        """Take over an accepted connection and announce the protocol, as Postfix 3.6 and later."""
-        connection.setblocking(False)
-        fd = connection.detach()
+    def welcome(self, fd: int) -> None:
+        """Take over an accepted connection, which does not block, and announce the protocol."""
         client = self._by_fd[fd] = Client(fd)
         self._epoll.register(fd, select.EPOLLIN)
         self.send(client, ANNOUNCEMENT)
