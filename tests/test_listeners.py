@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tlsmgr.processes.listeners import ACCEPT_BURST, Listeners
+from tlsmgr.processes.listeners import ACCEPT_BURST, STEP_BACK, Listeners
 
 
 class Door(NamedTuple):
@@ -67,3 +68,27 @@ def test_all_that_wait_are_accepted_but_no_more_than_a_burst(door: Door, times: 
     for connection, peer in zip(connections, peers):
         os.close(connection)
         peer.close()
+
+
+def test_two_that_give_way_in_one_turn(tmp_path: Path) -> None:
+    """Both listeners told of connections before the first made this worker step back."""
+    with contextlib.ExitStack() as stack:
+        epoll = stack.enter_context(select.epoll())
+        pair = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        for number, listener in enumerate(pair):
+            listener.bind(str(tmp_path / f"socket{number}"))
+            listener.listen(1)
+            listener.setblocking(False)
+            peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+            peer.connect(listener.getsockname())
+        listeners = Listeners(epoll, tuple(pair))
+        listeners.listen()
+        assert len(epoll.poll(0)) == 2
+        assert listeners.give_way(10.0)
+        assert not listeners.give_way(10.0)
+        assert list(listeners.accept(pair[1].fileno(), 10.0)) == []
+        assert epoll.poll(0) == []
+        listeners.resume(10.0 + STEP_BACK)
+        for listener in pair:
+            (connection,) = listeners.accept(listener.fileno(), 10.0)
+            os.close(connection)
