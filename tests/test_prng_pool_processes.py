@@ -149,9 +149,14 @@ class Crowd:
         """The number of seeds that are in the files."""
         return sum(path.stat().st_size for path in self._paths.values() if path.exists()) // SEED
 
+    def _has_all(self, slot: int) -> bool:
+        path = self._paths[slot]
+        return path.exists() and path.stat().st_size >= self._quota * SEED
+
     def kill_one(self, dice: random.Random) -> bool:
         """Kill one that is at work, if any is, recover as the parent does, and start it again."""
-        slot = dice.choice(list(self._pids))
+        at_work = [slot for slot in self._pids if not self._has_all(slot)]
+        slot = dice.choice(at_work or list(self._pids))
         os.kill(self._pids[slot], signal.SIGKILL)
         killed = reap(self._pids[slot]) == -signal.SIGKILL
         self._pool.recover(slot)
