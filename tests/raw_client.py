@@ -142,6 +142,19 @@ def found(session: bytes) -> bytes:
 
 
 NO_SESSION = attributes((b"status", b"4294967295"), (b"session", b""))
+NO_KEY = attributes((b"status", b"4294967295"), (b"keybuf", b""))
+
+
+def policy_is(cachable: int, timeout: int, status: bytes = b"0") -> bytes:
+    """The reply to a request for a policy."""
+    return b"status\0%b\0cachable\0%d\0timeout\0%d\0\0" % (status, cachable, timeout)
+
+
+# A refusal names what was asked for; with BAD_REQUEST nothing was, or it is not known what.
+REFUSED_SEED = attributes((b"status", b"4294967294"), (b"seed", b""))
+REFUSED_POLICY = policy_is(0, 0, b"4294967294")
+REFUSED_LOOKUP = attributes((b"status", b"4294967294"), (b"session", b""))
+REFUSED_KEY = attributes((b"status", b"4294967294"), (b"keybuf", b""))
 
 
 def data_of(reply: bytes, name: bytes) -> bytes:
