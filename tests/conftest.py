@@ -9,6 +9,8 @@ from typing import Protocol
 import pytest
 from daemon_process import Daemon
 
+pytest.register_assert_rewrite("daemon_clients", "standalone_program")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is marked ``long`` unless -m says otherwise."""
@@ -65,6 +67,12 @@ def _clean_up(daemons: list[Daemon]) -> None:
 def daemon(make_daemon: MakeDaemon) -> Daemon:
     """A daemon with two workers and all three caches."""
     return make_daemon("tlsmgr_worker_processes=2")
+
+
+@pytest.fixture
+def idle(make_daemon: MakeDaemon) -> Daemon:
+    """A daemon that was not started: its directory and environment are of use."""
+    return make_daemon(start=False)
 
 
 @pytest.fixture
