@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from live_processes import is_alive, workers_of
 
 PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
 MARK = "TLSMGR_TEST"  # in the environment of a daemon, hence of all processes that come from it
@@ -115,18 +116,18 @@ class Daemon:
 
     def workers(self) -> list[psutil.Process]:
         """The workers that are alive, in the order of their pids."""
-        try:
-            children: list[psutil.Process] = psutil.Process(self.pid).children()
-        except psutil.NoSuchProcess:
-            return []
-        return sorted((c for c in children if _is_worker(c)), key=lambda child: int(child.pid))
+        return workers_of(self.pid)
+
+    def worker_pids(self) -> set[int]:
+        """The pids of the workers that are alive."""
+        return {worker.pid for worker in self.workers()}
 
     def processes(self) -> list[psutil.Process]:
         """Every process that comes from this daemon, whoever its parent is now."""
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == self._mark and _is_alive(process):
+                if process.environ().get(MARK) == self._mark and is_alive(process):
                     found.append(process)
             except psutil.Error:
                 continue
@@ -204,17 +205,3 @@ class Daemon:
             self._process.wait(PATIENCE)
             assert self._process.stdout is not None
             self._process.stdout.close()
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    try:
-        return process.name() == "tlsmgr-worker" and _is_alive(process)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from launcher import write_launcher
+from live_processes import live_group_of, workers_of
 from postfix_sandbox import STOP_LIMIT, PostfixSandbox, postconf, postfix_missing, wait_until
 from stock_tlsmgr import ABOVE_ALL
 
@@ -155,10 +156,7 @@ class MasterChild(PostfixSandbox):
 
     def workers(self) -> list[psutil.Process]:
         """The children that are alive, by pid."""
-        children: list[psutil.Process] = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.pid).children()
-        return sorted((c for c in children if _is_worker(c)), key=lambda child: int(child.pid))
+        return workers_of(self.pid)
 
     def wait_until_ready(self, workers: int = 2) -> None:
         """Wait until ours has told that it serves, with that many workers."""
@@ -171,7 +169,7 @@ class MasterChild(PostfixSandbox):
 
     def group(self) -> list[int]:
         """The pids of all live processes of its group, orphans too."""
-        return [p.pid for p in psutil.process_iter() if _lives(p) and _group(p.pid) == self._pgid]
+        return [p.pid for p in psutil.process_iter() if live_group_of(p) == self._pgid]
 
     # What it wrote.
 
@@ -283,21 +281,3 @@ def _inheritable() -> set[int]:
             if int(name) > 2 and os.get_inheritable(int(name)):
                 found.add(int(name))
     return found
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.name() == "tlsmgr-worker" and _lives(process)
-    return False
-
-
-def _lives(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def _group(pid: int) -> int | None:
-    with contextlib.suppress(ProcessLookupError):
-        return os.getpgid(pid)
-    return None

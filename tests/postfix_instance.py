@@ -29,6 +29,7 @@ import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from live_processes import live_group_of
 from postfix_sandbox import (
     ENVIRONMENT,
     STOP_LIMIT,
@@ -149,7 +150,7 @@ class PostfixInstance(PostfixSandbox):
 
     def processes(self) -> list[psutil.Process]:
         """All live processes of this system, orphans of a killed master(8) too."""
-        return [p for p in psutil.process_iter() if _live_process_group(p) in self._groups]
+        return [p for p in psutil.process_iter() if live_group_of(p) in self._groups]
 
     def inject(self, recipient: str = "someone@destination.test") -> str:
         """Hand in a message by SMTP; its queue id."""
@@ -194,10 +195,3 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
-
-
-def _live_process_group(process: psutil.Process) -> int | None:
-    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-        group = os.getpgid(process.pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else group
-    return None

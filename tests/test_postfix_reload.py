@@ -10,6 +10,7 @@ import psutil
 import pytest
 from daemon_process import shared_memory_names, wait_for
 from launcher import launcher
+from live_processes import workers_of
 from mail_traffic import MAY, PATIENCE, SOON, Traffic, deliveries_in_clear
 from postfix_instance import PostfixInstance, postfix_missing
 from postfix_sandbox import wait_until
@@ -48,7 +49,7 @@ def parent_of(postfix: PostfixInstance) -> psutil.Process:
 
     def look() -> bool:
         found[:] = parents(postfix)
-        return len(found) == 1 and len(workers_of(found[0])) == workers_wanted()
+        return len(found) == 1 and len(workers_of(found[0].pid)) == workers_wanted()
 
     wait_until(look, PATIENCE)
     return found[0]
@@ -68,19 +69,6 @@ def command_of(process: psutil.Process) -> list[str]:
     """The command line; empty for what has just gone."""
     try:
         return list(process.cmdline())
-    except psutil.NoSuchProcess:
-        return []
-
-
-def workers_of(parent: psutil.Process) -> list[psutil.Process]:
-    """Those that are alive."""
-    try:
-        children: list[psutil.Process] = parent.children()
-        return [
-            p
-            for p in children
-            if p.name() == "tlsmgr-worker" and p.status() != psutil.STATUS_ZOMBIE
-        ]
     except psutil.NoSuchProcess:
         return []
 
@@ -114,7 +102,7 @@ def test_reload(postfix: PostfixInstance) -> None:
         for _ in range(3):
             traffic.wait_for_more()
             parent = parent_of(postfix)
-            old = [parent, *workers_of(parent)]
+            old = [parent, *workers_of(parent.pid)]
             before = exchange_file(postfix)
             postfix.postfix("reload")
             wait_until_gone(*old)
@@ -145,7 +133,7 @@ def test_workers_killed(postfix: PostfixInstance) -> None:
         parent = parent_of(postfix)
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGKILL, signal.SIGABRT):
             traffic.wait_for_more()
-            worker = workers_of(parent_of(postfix))[0]
+            worker = workers_of(parent_of(postfix).pid)[0]
             worker.send_signal(number)
             wait_until_gone(worker)
         traffic.wait_for_more()
@@ -156,7 +144,7 @@ def test_workers_killed(postfix: PostfixInstance) -> None:
 def test_all_workers_killed(postfix: PostfixInstance) -> None:
     with Traffic(postfix) as traffic:
         traffic.wait_for_more()
-        for worker in workers_of(parent_of(postfix)):
+        for worker in workers_of(parent_of(postfix).pid):
             worker.kill()
             wait_until_gone(worker)
         traffic.wait_for_more()
@@ -169,7 +157,7 @@ def test_parent_killed(postfix: PostfixInstance) -> None:
         for _ in range(3):
             traffic.wait_for_more()
             parent = parent_of(postfix)
-            old = [parent, *workers_of(parent)]
+            old = [parent, *workers_of(parent.pid)]
             parent.kill()
             postfix.wait_log(rf"/master\[\d+\]: warning: process .* pid {parent.pid} killed by")
             wait_until_gone(*old)
