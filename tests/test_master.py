@@ -1,14 +1,12 @@
-"""What master(8) dictates, held by stock tlsmgr(8) and by ours: messages, wake-ups, the end.
+"""What master(8) dictates, held by stock tlsmgr(8) and by ours: messages, processes, time.
 
 Both are started and driven as master does it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import signal
 import socket
 import statistics
 import subprocess
@@ -17,14 +15,11 @@ import time
 from pathlib import Path
 
 import psutil
-import pytest
 from master_child import AVAIL, BOTH, NEEDS_POSTFIX, PATIENCE, TAKEN, MasterChild
 from postfix_sandbox import wait_until
-from raw_client import Connection, policy, seed
+from raw_client import Connection, policy, policy_is, seed
 
 pytestmark = NEEDS_POSTFIX
-
-CACHABLE = b"status\x000\0cachable\x001\0timeout\x003600\0\0"
 
 # Status messages and wake-ups.
 
@@ -35,7 +30,7 @@ def test_status_messages(stock: bool) -> None:
     with MasterChild(stock=stock, environment={"GENERATION": "17"}) as child:
         with Connection(str(child.socket)) as connection:
             for _ in range(50):
-                assert connection.ask(policy(b"smtp")) == CACHABLE
+                assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
             wait_until(lambda: len(child.messages) >= 2, PATIENCE)
         pid = child.pid
         assert child.stop() == 0
@@ -103,7 +98,7 @@ def test_wake_up(stock: bool) -> None:
             connection.send(b"W\0")
             assert connection.read_to_end() == b""
         with Connection(str(child.socket)) as connection:
-            assert connection.ask(policy(b"smtp")) == CACHABLE
+            assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
         assert child.stop() == 0
         assert child.texts("warning|error|fatal|panic") == []
 
@@ -113,104 +108,8 @@ def test_two_listen_sockets(stock: bool) -> None:
     with MasterChild(stock=stock, arguments=["-s", "2"], sockets=2) as child:
         for path in (child.socket, f"{child.socket}1"):
             with Connection(str(path)) as connection:
-                assert connection.ask(policy(b"smtp")) == CACHABLE
+                assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
         assert child.stop() == 0
-
-
-# The end.
-
-
-@BOTH
-def test_end_with_the_status_channel(stock: bool) -> None:
-    """With clients that are idle, in mid-request, and not accepted yet."""
-    with MasterChild(stock=stock) as child, contextlib.ExitStack() as stack:
-        path = str(child.socket)
-        clients = [stack.enter_context(Connection(path)) for _ in range(10)]
-        for connection in clients:
-            assert connection.ask(policy(b"smtp")) == CACHABLE
-        if not stock:  # which waits for the rest, and for nothing else
-            clients[0].send(b"request\0po")
-        before = child.exchange_file()
-        began = time.monotonic()
-        child.hang_up()
-        assert child.wait(PATIENCE) == 0
-        child.expect_all_gone()
-        print(
-            f"{'stock' if stock else 'ours'}: {time.monotonic() - began:.3f} s from hang-up to gone"
-        )
-        for connection in clients[1:]:
-            assert connection.read_to_end() == b""
-        assert len(child.exchange_file()) == 1024
-        assert child.exchange_file() != before
-
-
-@BOTH
-def test_end_with_the_status_channel_while_starting(stock: bool) -> None:
-    delays = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3]
-    with contextlib.ExitStack() as stack:
-        for delay in delays:
-            child = stack.enter_context(MasterChild(stock=stock))
-            time.sleep(delay)  # not hope: any moment of the start-up will do
-            child.hang_up()
-            assert child.wait(PATIENCE) == 0, child.log()
-            child.expect_all_gone()
-
-
-@BOTH
-def test_a_request_at_the_last_moment_is_answered_or_refused(stock: bool) -> None:
-    """Never half an answer."""
-    with MasterChild(stock=stock) as child, contextlib.ExitStack() as stack:
-        path = str(child.socket)
-        clients = [stack.enter_context(Connection(path)) for _ in range(50)]
-        for connection in clients[:25]:
-            connection.send(policy(b"smtp"))
-        child.hang_up()
-        for connection in clients[25:]:
-            with contextlib.suppress(BrokenPipeError):
-                connection.send(policy(b"smtp"))
-        assert child.wait(PATIENCE) == 0
-        for connection in clients:
-            assert connection.read_to_end() in (b"", CACHABLE)
-
-
-@pytest.mark.parametrize("whom", ["parent", "group"])
-def test_sigterm_is_an_orderly_end(whom: str) -> None:
-    """`postfix stop` sends it to the process group. Stock dies of it and saves nothing."""
-    with MasterChild() as child, Connection(str(child.socket)) as connection:
-        child.wait_until_ready()
-        assert connection.ask(policy(b"smtp")) == CACHABLE
-        before = child.exchange_file()
-        (os.kill if whom == "parent" else os.killpg)(child.pid, signal.SIGTERM)
-        assert child.wait(PATIENCE) == 0
-        child.expect_all_gone()
-        assert child.exchange_file() != before
-        assert child.texts("warning|error|fatal|panic") == []
-
-
-def test_workers_end_with_a_killed_parent() -> None:
-    with MasterChild() as child, Connection(str(child.socket)) as connection:
-        child.wait_until_ready()
-        assert len(child.group()) == 3
-        began = time.monotonic()
-        os.kill(child.pid, signal.SIGKILL)
-        assert connection.read_to_end() == b""
-        assert child.wait(PATIENCE) == -signal.SIGKILL
-        child.expect_all_gone()
-        print(f"{time.monotonic() - began:.3f} s from kill -9 of the parent to all gone")
-
-
-STUCK = """
-import time
-from tlsmgr.processes.janitor import StaleReaders
-
-StaleReaders.run = lambda self, now: time.sleep(600)
-"""
-
-
-def test_watchdog_ends_a_parent_that_is_stuck() -> None:
-    with MasterChild(prelude=STUCK, parameters={"daemon_timeout": "3s"}) as child:
-        assert child.wait(PATIENCE) in (1, -signal.SIGALRM)
-        child.expect_all_gone()
 
 
 # Descriptors and attributes of the processes.
