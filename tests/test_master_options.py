@@ -14,11 +14,9 @@ from collections.abc import Iterator
 
 import pytest
 from master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
-from raw_client import Connection, policy
+from raw_client import Connection, policy, policy_is
 
 pytestmark = NEEDS_POSTFIX
-
-CACHABLE = b"status\x000\0cachable\x001\0timeout\x003600\0\0"
 
 # Options and environment that are refused.
 
@@ -167,7 +165,7 @@ def test_a_start_by_hand_without_a_master(stock: bool) -> None:
 def test_a_master_that_is_not_detached(stock: bool) -> None:
     with terminal() as tty, MasterChild(stock=stock, arguments=["-d"], stdin=tty) as child:
         with Connection(str(child.socket)) as connection:
-            assert connection.ask(policy(b"smtp")) == CACHABLE
+            assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
         assert child.stop() == 0
 
 
@@ -181,7 +179,7 @@ def test_options_that_change_nothing_here(stock: bool, transport: str) -> None:
     with MasterChild(stock=stock, options=["-l", "-t", transport, *arguments]) as child:
         with Connection(str(child.socket)) as connection:
             for _ in range(10):
-                assert connection.ask(policy(b"smtp")) == CACHABLE
+                assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
         assert child.stop() == 0
 
 
@@ -207,7 +205,7 @@ def test_overrides(stock: bool) -> None:
         MasterChild(stock=stock, arguments=arguments, parameters=parameters) as child,
         Connection(str(child.socket)) as connection,
     ):
-        assert connection.ask(policy(b"smtp")) == CACHABLE.replace(b"3600", b"7200")
+        assert connection.ask(policy(b"smtp")) == policy_is(1, 7200)
         assert b"\x007200\0" in connection.ask(policy(b"lmtp"))
 
 

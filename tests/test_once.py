@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
-from raw_client import data_of, delete, lookup, policy, seed, tktkey, update
+from raw_client import data_of, delete, lookup, policy, policy_is, seed, tktkey, update
 
 pytestmark = NEEDS_POSTFIX
 
@@ -84,4 +84,4 @@ def test_no_request(data: bytes) -> None:
 def test_input_is_not_read_to_its_end(stock: bool) -> None:
     """Nobody closes the pipe, as when a person types the request."""
     reply = ask_once(stock, policy(b"smtp"), ends=False)
-    assert reply == b"status\x000\0cachable\x001\0timeout\x003600\0\0"
+    assert reply == policy_is(1, 3600)

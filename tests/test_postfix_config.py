@@ -17,14 +17,23 @@ from launcher import launcher
 from master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
 from postfix_instance import PostfixInstance
 from postfix_sandbox import wait_until
-from raw_client import NO_SESSION, OK, Connection, delete, found, lookup, policy, update
+from raw_client import (
+    NO_SESSION,
+    OK,
+    REFUSED_POLICY,
+    Connection,
+    delete,
+    found,
+    lookup,
+    policy,
+    update,
+)
 
 from tlsmgr.log import INFO
 from tlsmgr.logsockets import Postlog
 
 pytestmark = NEEDS_POSTFIX
 
-BOGUS = b"status\x004294967294\0cachable\x000\0timeout\x000\0\0"
 SMTP, SMTPD = "smtp_tls_session_cache_database", "smtpd_tls_session_cache_database"
 
 
@@ -195,7 +204,7 @@ def test_nobody_reads_the_log() -> None:
     with MasterChild(options=options, reads_log=False) as child:
         with Connection(str(child.socket)) as connection:
             for _ in range(100):
-                assert connection.ask(policy(b"bogus")) == BOGUS
+                assert connection.ask(policy(b"bogus")) == REFUSED_POLICY
         assert child.stop() == 0
 
 
