@@ -1,40 +1,15 @@
 """Fixtures and checks for tests of the exchange file."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from recording_pool import RecordingPool, warnings
 
 from tlsmgr.prng.exchange import SIZE, ExchangeFile
-from tlsmgr.prng.pool import Pool
 from tlsmgr.prng.timers import RETRY
-from tlsmgr.shm import SharedMemory
 
 PERIOD = 3600
-
-
-class RecordingPool(Pool):
-    """A pool that remembers what was stirred into it, and whose kernel may fail."""
-
-    def __init__(self) -> None:
-        self.stirred: list[bytes] = []
-        self.broken = False
-        super().__init__(SharedMemory(4096), 3, self._random)
-
-    def _random(self, n: int) -> bytes:
-        if self.broken:
-            raise OSError(38, "Function not implemented")
-        return os.getrandom(n)
-
-    def stir(self, data: bytes) -> None:
-        self.stirred.append(data)
-        super().stir(data)
-
-
-@pytest.fixture
-def pool() -> RecordingPool:
-    return RecordingPool()
 
 
 @pytest.fixture
@@ -48,12 +23,6 @@ def exchange(path: Path, pool: RecordingPool) -> Iterator[ExchangeFile]:
     made.open(0.0)
     yield made
     made.close()
-
-
-def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """The texts of the warnings logged since the last call."""
-    lines = capfd.readouterr().err.splitlines()
-    return [line.partition("warning: ")[2] for line in lines if "warning: " in line]
 
 
 def assert_fine(exchange: ExchangeFile, path: Path, now: float = 0.0) -> None:

@@ -8,26 +8,8 @@ import pytest
 from tlsmgr.prng.pool import Pool
 from tlsmgr.prng.reseed import POLL, Reseeder
 from tlsmgr.prng.sources import TIME_LIMIT
-from tlsmgr.shm import SharedMemory
 
 PERIOD = 3600
-
-
-class RecordingPool(Pool):
-    """A pool that remembers what was stirred into it."""
-
-    def __init__(self) -> None:
-        super().__init__(SharedMemory(4096), 2)
-        self.stirred: list[bytes] = []
-
-    def stir(self, data: bytes) -> None:
-        self.stirred.append(data)
-        super().stir(data)
-
-
-@pytest.fixture
-def pool() -> RecordingPool:
-    return RecordingPool()
 
 
 @pytest.fixture
@@ -59,12 +41,6 @@ def opened(value: str, pool: Pool, count: int = 32) -> Reseeder:
     reseeder = Reseeder(value, count, PERIOD, pool)
     reseeder.open(0.0)
     return reseeder
-
-
-def warnings(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """The texts of the warnings logged since the last call."""
-    lines = capfd.readouterr().err.splitlines()
-    return [line.partition("warning: ")[2] for line in lines if "warning: " in line]
 
 
 def assert_silent(capfd: pytest.CaptureFixture[str]) -> None:

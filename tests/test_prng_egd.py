@@ -7,8 +7,9 @@ from pathlib import Path
 import egd_server
 import pytest
 from egd_server import EgdServer, Manner
-from source_fixtures import PERIOD, RecordingPool, assert_silent, finish, opened, time_out, warnings
-from source_fixtures import pool as pool
+from recording_pool import RecordingPool, warnings
+from recording_pool import pool as pool
+from source_fixtures import PERIOD, assert_silent, finish, opened, time_out
 from source_fixtures import socket_path as socket_path
 
 from tlsmgr.prng.reseed import POLL

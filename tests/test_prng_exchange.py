@@ -5,12 +5,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from exchange_fixtures import PERIOD, RecordingPool, assert_fine
+from exchange_fixtures import PERIOD, assert_fine
 from exchange_fixtures import exchange as exchange
 from exchange_fixtures import path as path
-from exchange_fixtures import pool as pool
 from prng_children import no_child_is_left as no_child_is_left
 from prng_children import run
+from recording_pool import RecordingPool
+from recording_pool import pool as pool
 
 from tlsmgr.prng.exchange import SIZE, ExchangeFile
 

@@ -10,19 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from exchange_fixtures import (
-    PERIOD,
-    RecordingPool,
-    assert_fine,
-    assert_healed,
-    assert_refused,
-    warnings,
-)
+from exchange_fixtures import PERIOD, assert_fine, assert_healed, assert_refused
 from exchange_fixtures import exchange as exchange
 from exchange_fixtures import path as path
-from exchange_fixtures import pool as pool
 from prng_children import no_child_is_left as no_child_is_left
 from prng_children import run
+from recording_pool import RecordingPool, warnings
+from recording_pool import pool as pool
 
 from tlsmgr.prng.exchange import LOCK_POLL, ExchangeFile
 from tlsmgr.prng.pool import EntropyError

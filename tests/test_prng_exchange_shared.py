@@ -9,13 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from exchange_fixtures import PERIOD, RecordingPool, assert_fine, assert_healed, warnings
+from exchange_fixtures import PERIOD, assert_fine, assert_healed
 from exchange_fixtures import exchange as exchange
 from exchange_fixtures import path as path
-from exchange_fixtures import pool as pool
 from postfix_sandbox import postfix_missing, wait_until
 from prng_children import fork, kill, reap
 from prng_children import no_child_is_left as no_child_is_left
+from recording_pool import RecordingPool, warnings
+from recording_pool import pool as pool
 from stock_tlsmgr import StockTlsmgr
 
 from tlsmgr.prng.exchange import LOCK_PATIENCE, LOCK_POLL, LOCK_REPOLL, SIZE, ExchangeFile

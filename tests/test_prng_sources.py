@@ -5,8 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
-from source_fixtures import PERIOD, RecordingPool, assert_silent, finish, opened, time_out, warnings
-from source_fixtures import pool as pool
+from recording_pool import RecordingPool, warnings
+from recording_pool import pool as pool
+from source_fixtures import PERIOD, assert_silent, finish, opened, time_out
 
 from tlsmgr.prng.reseed import POLL
 from tlsmgr.prng.sources import TIME_LIMIT, Device, Egd, File, source_of

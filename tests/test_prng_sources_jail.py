@@ -9,8 +9,9 @@ import pytest
 from egd_server import EgdServer
 from prng_children import no_child_is_left as no_child_is_left
 from prng_children import run
-from source_fixtures import RecordingPool, finish, opened, time_out
-from source_fixtures import pool as pool
+from recording_pool import RecordingPool
+from recording_pool import pool as pool
+from source_fixtures import finish, opened, time_out
 from source_fixtures import socket_path as socket_path
 
 from tlsmgr.prng.reseed import Reseeder
