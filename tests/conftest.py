@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
 from daemon_process import Daemon
+from small_disks import mounted
 
 pytest.register_assert_rewrite("daemon_clients", "standalone_program")
 
@@ -73,6 +75,13 @@ def daemon(make_daemon: MakeDaemon) -> Daemon:
 def idle(make_daemon: MakeDaemon) -> Daemon:
     """A daemon that was not started: its directory and environment are of use."""
     return make_daemon(start=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    with mounted(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,30 +12,10 @@ from conftest import MakeDaemon
 from daemon_clients import serve_on
 from daemon_process import wait_for
 from raw_client import NO_SESSION, OK, Connection, data_of, found, lookup, seed, update
+from small_disks import fill_up
 
 from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.store import Store, StoreError, create
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("cannot mount a small file system: needs root")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def fill_up(disk: Path) -> Path:
-    """A file that takes what room there is."""
-    filler = disk / "filler"
-    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return filler
 
 
 def test_a_full_disk(make_daemon: MakeDaemon, small_disk: Path) -> None:

@@ -32,7 +32,7 @@ NEIGHBOURS = {
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_DOCSTRING = 300, 60, 25  # lines
 
 DOORS = {
-    "lmdb": {"sessions/store.py"},
+    "lmdb": {"sessions/mapped.py"},
     "posix_ipc": {"shm.py"},
 }
 KEYS = {

@@ -1,12 +1,9 @@
 """Faults of the exchange file: a warning, no stall, and healed when possible."""
 
-import errno
 import fcntl
 import os
 import resource
 import stat
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from prng_children import no_child_is_left as no_child_is_left
 from prng_children import run
 from recording_pool import RecordingPool, warnings
 from recording_pool import pool as pool
+from small_disks import fill_up
 
 from tlsmgr.prng.exchange import LOCK_POLL, ExchangeFile
 from tlsmgr.prng.pool import EntropyError
@@ -156,36 +154,10 @@ def test_limit_of_file_size(
     assert "works again" in capfd.readouterr().err
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 kB."""
-    if os.getuid() != 0:
-        pytest.skip("mount(8) needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tlsmgr-test", str(disk)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def fill(path: Path) -> None:
-    """Write to a file until its disk is full."""
-    with open(path, "wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError as error:
-            assert error.errno == errno.ENOSPC  # noqa: PT017
-
-
 def test_full_disk(
     small_disk: Path, pool: RecordingPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    filler, path = small_disk / "filler", small_disk / "prng_exch"
-    fill(filler)
+    filler, path = fill_up(small_disk), small_disk / "prng_exch"
     exchange = ExchangeFile(str(path), PERIOD, pool)
     assert_refused(exchange, path, capfd, "No space left on device")
     assert len(pool.extract(32)) == 32

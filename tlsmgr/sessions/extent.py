@@ -1,25 +1,33 @@
-"""extent - how much of a session file the disk has granted: only that is written to.
+"""extent - how much of a session file the disk has granted: LMDB maps that, and no byte more.
 
-LMDB writes through its memory map and makes the file as long as the map, with nothing behind most
-of it; on a full disk such a write would kill the process by SIGBUS. So blocks are asked for before
-pages are used, and what was granted is noted in shared memory, together with the file it is true
-for. The file is cut back to that length, which makes its size an honest one.
+LMDB writes through its memory map; where a full disk has no block behind a page, such a write would
+kill the process by SIGBUS. So blocks are asked for before they are mapped, and LMDB, which never
+leaves its map, says that it is full instead. What was granted is noted in shared memory, together
+with the file it is true for.
 
 The mark also says which file is ours at all: the one that ``own`` noted when the parent made it.
 Another daemon's file has the same name, but its length, its keys and its limits are not ours.
 
-Everything here is done under the writers' lock of the store, which alone makes it safe: between
-LMDB's lengthening of the file at open and our cutting back, readers and writers keep to pages
-inside the granted part. On a file system that grants nothing ahead (copy-on-write ones) a full disk
-still ends a worker, and the parent makes the file anew. Raises OSError when the disk is full.
+Whenever LMDB maps the file it makes it as long as the map: with an old length it would cut off what
+another process was granted meanwhile. Who grants or maps holds ``lock`` therefore, a record lock on
+the open file, which the kernel takes back from the dead; a lock of the process would be gone as
+soon as LMDB closed a descriptor of its own. It is never taken while LMDB's writers' lock is held.
+
+On a file system that grants nothing ahead (copy-on-write ones) a full disk still ends a worker, and
+the parent makes the file anew. Raises OSError when the disk is full.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import struct
+from collections.abc import Iterator
 
 MARK_BYTES = 16  # of shared memory: inode number and bytes granted
-STEP = 256 * 1024  # bytes granted at once
+STEP = 256 * 1024  # bytes granted at once, at least
+GROWTH = 16  # and at least one part in so many of what there is: to map again costs page faults
 
 
 def own(mark: memoryview, inode: int) -> None:
@@ -37,6 +45,11 @@ def grant_lock_table(name: str, size: int) -> None:
         os.close(fd)
 
 
+def _record_lock(kind: int) -> bytes:
+    """A struct flock for the whole file."""
+    return struct.pack("hhqqi0q", kind, os.SEEK_SET, 0, 0, 0)
+
+
 class Extent:
     """The granted part of an open file. ``mark`` is two 64-bit words shared by all its users."""
 
@@ -51,7 +64,7 @@ class Extent:
         self._mark = mark
 
     def trouble(self) -> str | None:
-        """Why the file must not be opened; None when it is ours and whole."""
+        """Why the file must not be mapped, or None. For the holder of ``lock``."""
         if self.is_replaced():
             return "is not the file that was made here"
         if os.fstat(self._fd).st_size < self.granted():  # LMDB would stumble over the hole
@@ -66,20 +79,29 @@ class Extent:
         """Bytes from the start of the file that the disk has promised."""
         return int(self._mark[1]) if self._mark[0] == self._inode else 0
 
-    def is_cut(self) -> bool:
-        """Somebody made the file shorter: what was granted is not there any more."""
-        return os.fstat(self._fd).st_size < self.granted()
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Nobody else grants or maps meanwhile."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_WRLCK))
+        try:
+            yield
+        finally:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_UNLCK))
 
-    def grant(self, end: int) -> None:
-        """Have the disk promise everything up to ``end``. Raises OSError when it can't."""
+    def grant(self, end: int, most: int) -> None:
+        """Have the disk promise everything up to ``end``, or what it takes to get to ``most``.
+
+        For the holder of ``lock``. Raises OSError when the disk can't.
+        """
         granted = self.granted()
-        if end <= granted:
+        if min(end, most) <= granted:
             return
-        end = -(-end // STEP) * STEP
+        end = -(-max(end, granted + granted // GROWTH) // STEP) * STEP
+        end = min(end, most)
         os.posix_fallocate(self._fd, granted, end - granted)
         if self._mark[0] == self._inode:  # else it was replaced, and we are about to go
             self._mark[1] = end
 
-    def trim(self, used: int) -> None:
-        """Cut the file back to what is granted, or used if that is more."""
-        os.ftruncate(self._fd, max(self.granted(), used))
+    def mappable(self) -> int:
+        """Bytes that may be mapped, for the holder of ``lock``. A new file lies there as it is."""
+        return self.granted() or os.fstat(self._fd).st_size

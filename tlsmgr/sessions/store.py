@@ -1,4 +1,4 @@
-"""store - the one file that knows LMDB: records by digest, in the order in which they came.
+"""store - what is in a session file: records by digest, in the order in which they came.
 
 Two tables in one file. ``records`` holds the records under a serial number that only grows;
 ``serials`` maps the fixed-size digest of a cache id to its serial. Appending keeps the pages full
@@ -7,7 +7,7 @@ once. A replaced record is deleted, never overwritten.
 
 The file is expendable: nothing is ever synced to disk, and it is made afresh at each start, beside
 its name, and renamed into place; never truncated under a reader. It is written through the memory
-map (MDB_WRITEMAP), which halves the cost of an update; ``extent`` sees to it that a full disk is an
+map (MDB_WRITEMAP), which halves the cost of an update; ``mapped`` sees to it that a full disk is an
 error of one batch all the same.
 
 An open Store must not cross a fork(): the parent opens one for a slice of maintenance, a worker for
@@ -21,11 +21,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import lmdb
-
-from tlsmgr.sessions.extent import Extent, grant_lock_table, own
+from tlsmgr.sessions.extent import own
+from tlsmgr.sessions.mapped import (
+    ERRORS,
+    DiskFull,
+    MappedFile,
+    Replaced,
+    StoreFull,
+    Transaction,
+    store_errors,
+)
 from tlsmgr.sessions.place import StoreError, StoreFile, claim, in_directory, inode_of, remove
 
 __all__ = [
@@ -43,25 +50,11 @@ __all__ = [
     "remove",
 ]
 
-MAX_READERS = 1024  # slots of the reader table: workers, and dead ones not cleared yet
-LOCK_TABLE = 64 * (MAX_READERS + 64)  # bytes: a cache line a reader, and LMDB's head
+TABLES = (b"records", b"serials")
 SERIAL_BYTES = 6  # of a key in ``records``; big-endian, so that its order is that of age
 PAGES_A_BATCH, PAGES_A_CHANGE = 16, 8  # copied at most, for all practical purposes
-NODE_BYTES = 64  # of half a page, beside id and session: LMDB's head, key, our head and seal
 PAGES_IN_RESERVE = 64  # so that a full disk does not keep us from evicting
 RESERVE = 64 << 20  # bytes of address space over twice the limit: copies, pinned pages
-
-
-class StoreFull(StoreError):
-    """There is no free page left for this batch: evict, then try again."""
-
-
-class Replaced(StoreError):
-    """The parent made the file anew, and this process is about to go: it must store nothing."""
-
-
-class DiskFull(StoreError):
-    """The disk has no room for a large record, which evicting others would not make."""
 
 
 class Record(NamedTuple):
@@ -101,67 +94,18 @@ def create(file: StoreFile) -> int:
     return descriptor
 
 
-def _open_environment(file: StoreFile, create: bool) -> lmdb.Environment:
-    """While it is being made it is written with pwrite(): nothing is granted yet."""
-    return lmdb.open(
-        file.name,
-        subdir=False,
-        mode=0o600,
-        map_size=file.map_size,
-        max_dbs=2,
-        max_readers=MAX_READERS,
-        max_spare_txns=1,
-        writemap=not create,
-        sync=False,
-        metasync=False,
-        readahead=False,
-    )
-
-
-@contextlib.contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except lmdb.MapFullError as error:
-        raise StoreFull(str(error)) from error
-    except (lmdb.Error, OSError) as error:
-        raise StoreError(str(error)) from error
-
-
 class Store:
     """An open file, for one process. Raises StoreError."""
 
     def __init__(self, file: StoreFile, create: bool = False) -> None:
-        self._reading: lmdb.Transaction[bytes] | None = None
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        with in_directory(file.directory), contextlib.ExitStack() as on_failure:
-            self._fd = os.open(file.name, flags, 0o600)
-            on_failure.callback(os.close, self._fd)
-            self._extent = Extent(self._fd, file.mark)
-            if trouble := self._extent.trouble():
-                raise StoreError(f"{file.name} {trouble}")
-            with _store_errors():
-                grant_lock_table(file.name, LOCK_TABLE)
-                self._env = _open_environment(file, create)
-                on_failure.callback(self._env.close)
-                self._records = self._env.open_db(b"records", create=create)
-                self._serials = self._env.open_db(b"serials", create=create)
-                if os.stat(file.name).st_ino != os.fstat(self._fd).st_ino:
-                    raise StoreError(f"{file.name} was replaced while it was opened")
-                self._page_size = self._env.stat()["psize"]
-                with self._env.begin(write=True):
-                    self._extent.trim(self._end())
-            on_failure.pop_all()
+        self._reading: Transaction | None = None
+        self._file = MappedFile(file, TABLES, create)
+        self._records, self._serials = self._file.tables
 
     def close(self) -> None:
         """Close the file. The Store must not be used afterwards."""
         self.end_reading()
-        self._env.close()
-        os.close(self._fd)
-
-    def _end(self) -> int:
-        """Bytes up to the end of the last page that was ever used."""
-        return (self._env.info()["last_pgno"] + 1) * self._page_size
+        self._file.close()
 
     def read(self, digest: bytes) -> Record | None:
         """The record stored under ``digest``, or None. Takes no lock.
@@ -171,10 +115,10 @@ class Store:
         try:
             txn = self._reading
             if txn is None:
-                txn = self._reading = self._env.begin()
+                txn = self._reading = self._file.begin()
             serial = txn.get(digest, None, self._serials)
             data = None if serial is None else txn.get(serial, None, self._records)
-        except lmdb.Error as error:
+        except ERRORS as error:
             self.end_reading()
             raise StoreError(str(error)) from error
         return None if serial is None or data is None else Record(serial, data)
@@ -187,7 +131,7 @@ class Store:
 
     def read_from(self, serial: bytes, count: int) -> list[Record]:
         """At most ``count`` records with this serial or a later one, oldest first. No lock."""
-        with _store_errors(), self._env.begin() as txn:
+        with store_errors(), self._file.begin() as txn:
             cursor = txn.cursor(self._records)
             found: list[Record] = []
             more = cursor.set_range(serial)
@@ -207,42 +151,26 @@ class Store:
         use up what is kept in reserve.
         """
         self.end_reading()
-        with _store_errors(), self._env.begin(write=True) as txn:
-            if self._extent.is_replaced():
-                raise Replaced("another file was made in place of this one")
-            batch = Batch(txn, self._records, self._serials)
-            pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
-            self._make_sure_of(pages * self._page_size + 2 * sum(sizes), sizes, batch)
-            yield batch
-
-    def _make_sure_of(self, wanted: int, sizes: Sequence[int], batch: Batch) -> None:
-        """Have so many bytes behind the last page, or on a full disk in unused ones.
-
-        A large record needs pages in a row, and nobody knows whether the unused ones are.
-        """
-        try:
-            self._extent.grant(self._end() + wanted)
-        except OSError as error:
-            if max(sizes, default=0) > self._page_size // 2 - NODE_BYTES:
-                raise DiskFull(error.strerror or str(error)) from error
-            if self._extent.granted() - batch.used_bytes() < wanted:
-                raise StoreFull(error.strerror or str(error)) from error
+        pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
+        wanted = pages * self._file.page_size + 2 * sum(sizes)
+        with store_errors(), self._file.begin_with_room(wanted, max(sizes, default=0)) as txn:
+            yield Batch(txn, self._file)
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of dead processes; returns how many."""
-        with _store_errors():
-            return self._env.reader_check()
+        with store_errors():
+            return self._file.env.reader_check()
 
 
 class Batch:
     """Changes to a Store inside one transaction."""
 
-    __slots__ = ("_records", "_serials", "_txn")
+    __slots__ = ("_file", "_records", "_serials", "_txn")
 
-    def __init__(self, txn: lmdb.Transaction[bytes], records: Any, serials: Any) -> None:
+    def __init__(self, txn: Transaction, file: MappedFile) -> None:
         self._txn = txn
-        self._records = records
-        self._serials = serials
+        self._file = file
+        self._records, self._serials = file.tables
 
     def append(self, digest: bytes, record: Record) -> None:
         """Store a record, the latest of all, in place of what ``digest`` stood for."""
@@ -279,7 +207,4 @@ class Batch:
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use by both tables."""
-        return sum(
-            stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
-            for stat in (self._txn.stat(self._records), self._txn.stat(self._serials))
-        )
+        return self._file.used_bytes(self._txn)
