@@ -1,88 +1,21 @@
-"""A session cache: expiry to the second, any id, any size, limits, and no session on the disk."""
+"""A session cache: any id, any size, expiry to the second, and what is said of it."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Protocol
 
 import pytest
-from cache_files import MIB, CacheFiles, end_of_child, held_open, in_child
+from cache_files import held_open, in_child
+from cache_fixtures import NOW, MakeFiles, T, delete, lookup, update
+from cache_fixtures import make_files as make_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tlsmgr.sessions.cache import Change, SessionCache
-from tlsmgr.sessions.seal import Entry, Seal
-from tlsmgr.sessions.store import Record, Store, remove
+from tlsmgr.sessions.cache import Change
+from tlsmgr.sessions.store import Record
 
-NOW = 1_795_220_454
-T = 120
-
-
-class MakeFiles(Protocol):
-    def __call__(
-        self,
-        *,
-        timeout: int = T,
-        size_limit: int = 16 * MIB,
-        entry_limit: int = 0,
-        logging: bool = False,
-        encrypted: bool = True,
-    ) -> CacheFiles: ...
-
-
-@pytest.fixture
-def make_files(tmp_path: Path) -> Iterator[MakeFiles]:
-    made: list[CacheFiles] = []
-
-    def make(
-        *,
-        timeout: int = T,
-        size_limit: int = 16 * MIB,
-        entry_limit: int = 0,
-        logging: bool = False,
-        encrypted: bool = True,
-    ) -> CacheFiles:
-        directory = tmp_path / str(len(made))
-        directory.mkdir()
-        made.append(
-            CacheFiles(
-                directory,
-                timeout=timeout,
-                size_limit=size_limit,
-                entry_limit=entry_limit,
-                logging=logging,
-                encrypted=encrypted,
-            )
-        )
-        return made[-1]
-
-    yield make
-    for files in made:
-        files.remove()
-
-
-def update(cache: SessionCache, *entries: tuple[bytes, bytes], now: int = NOW) -> None:
-    """Updates as one batch; every one is done, whatever happens."""
-    changes = [Change(cache_id, session) for cache_id, session in entries]
-    assert cache.apply(changes, now) == [True] * len(changes)
-
-
-def delete(cache: SessionCache, cache_id: bytes, now: int = NOW) -> bool:
-    (done,) = cache.apply([Change(cache_id, None)], now)
-    return done
-
-
-def lookup(cache: SessionCache, cache_id: bytes, now: int = NOW) -> bytes | None:
-    """A lookup in a turn of its own."""
-    found = cache.lookup(cache_id, now)
-    cache.end_reading()
-    return found
-
-
-# ---------------------------------------------------------------------------------------- requests
+# ----------------------------------------------------------------------------------------- requests
 
 
 def test_life_of_an_entry(make_files: MakeFiles) -> None:
@@ -189,7 +122,7 @@ def test_it_is_a_dictionary(
     files.close()
 
 
-# ------------------------------------------------------------------------------------------ expiry
+# ------------------------------------------------------------------------------------------- expiry
 
 
 def test_expiry_to_the_second(make_files: MakeFiles) -> None:
@@ -242,177 +175,7 @@ def test_clock_steps(make_files: MakeFiles) -> None:
     assert lookup(cache, b"forth", NOW + 10_001 + T) is None
 
 
-# ---------------------------------------------------------------------------------------- secrets
-
-
-def test_the_file_shows_no_session_and_no_id(make_files: MakeFiles) -> None:
-    files = make_files()
-    cache = files.cache()
-    sessions = {b"smtp&mail%d.example.com&" % n: os.urandom(1500) for n in range(100)}
-    update(cache, *sessions.items())
-    update(cache, (b"smtp&a host of one large session&", large := os.urandom(100_000)))
-    files.close()
-    raw = b"".join(path.read_bytes() for path in files.path.parent.iterdir())
-    assert b"example" not in raw
-    assert b"a host of" not in raw
-    secrets = (*sessions.values(), large)
-    pieces = {secret[at : at + 8] for secret in secrets for at in range(0, len(secret) - 7, 8)}
-    assert not any(raw[at : at + 8] in pieces for at in range(len(raw)))
-
-
-def test_without_encryption_the_file_shows_them(make_files: MakeFiles) -> None:
-    """So that the search above is known to find what there is."""
-    files = make_files(encrypted=False)
-    update(files.cache(), (b"smtp&example.com&", session := os.urandom(1500)))
-    files.close()
-    raw = files.path.read_bytes()
-    assert session[8:16] in raw
-    assert b"example" in raw
-
-
-def test_another_key_reads_nothing(make_files: MakeFiles) -> None:
-    files, others = make_files(), make_files()
-    update(files.cache(), (b"id", b"session"))
-    files.close()
-    files.shared = others.shared
-    cache = files.cache()
-    assert lookup(cache, b"id") is None
-    # Even under the same digest key: the session's key is another.
-    digest_key = os.urandom(32)
-    record = Seal(os.urandom(32), digest_key).close(bytes(6), Entry(NOW, b"id", b"session"))
-    assert Seal(os.urandom(32), digest_key).open(bytes(6), record) is None
-
-
-@pytest.mark.parametrize("encrypted", [True, False])
-def test_swapped_records_are_refused(make_files: MakeFiles, encrypted: bool) -> None:
-    """Who can write the file can make sessions vanish, and not give one client another's."""
-    files = make_files(encrypted=encrypted)
-    update(files.cache(), (b"a", b"session of a"), (b"b", b"session of b"))
-    seal = files.shared.seal()
-    store = files.store()
-    a, b = store.read(seal.digest(b"a")), store.read(seal.digest(b"b"))
-    assert a is not None
-    assert b is not None
-    store.end_reading()
-    with store.writing() as batch:
-        batch.remove(a.serial, None)
-        batch.remove(b.serial, None)
-        for record in (Record(a.serial, b.data), Record(b.serial, a.data)):
-            assert batch._txn.put(record.serial, record.data, db=batch._records)
-    cache = files.cache()
-    assert lookup(cache, b"a") is None
-    assert lookup(cache, b"b") is None
-
-    with files.store().writing() as batch:
-        for record, cache_id in ((a, b"b"), (b, b"a")):
-            batch._txn.put(record.serial, record.data, db=batch._records)
-            batch._txn.put(seal.digest(cache_id), record.serial, db=batch._serials)
-    cache = files.cache()
-    assert lookup(cache, b"a") is None
-    assert lookup(cache, b"b") is None
-
-
-def test_a_serial_is_never_given_out_twice(make_files: MakeFiles) -> None:
-    """It is the nonce. Not even when the batch it was meant for is dropped."""
-    files = make_files()
-    store = files.store()
-    seen = set()
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), store.writing():  # noqa: PT012
-            seen.add(files.shared.next_serial())
-            raise ZeroDivisionError
-        with store.writing():
-            seen.add(files.shared.next_serial())
-    assert len(seen) == 6
-
-
-# ----------------------------------------------------------------------------------------- limits
-
-
-def test_the_entry_limit_lets_the_oldest_go(make_files: MakeFiles) -> None:
-    cache = make_files(entry_limit=10).cache()
-    for number in range(100):
-        update(cache, (b"%d" % number, b"session"))
-        assert cache.size()[0] == min(number + 1, 10)
-    assert [n for n in range(100) if lookup(cache, b"%d" % n)] == list(range(90, 100))
-
-
-def test_refreshed_entries_survive(make_files: MakeFiles) -> None:
-    cache = make_files(entry_limit=10).cache()
-    for number in range(100):
-        update(cache, (b"%d" % number, b"session"), (b"kept", b"session %d" % number))
-    assert lookup(cache, b"kept") == b"session 99"
-    assert [n for n in range(100) if lookup(cache, b"%d" % n)] == list(range(91, 100))
-
-
-def test_a_batch_over_the_limit(make_files: MakeFiles) -> None:
-    cache = make_files(entry_limit=3).cache()
-    update(cache, *((b"%d" % number, b"session") for number in range(50)))
-    assert [n for n in range(50) if lookup(cache, b"%d" % n)] == [47, 48, 49]
-
-
-@pytest.mark.parametrize("size", [10, 1200, 9000, 200_000])
-def test_the_size_limit_lets_the_oldest_go(make_files: MakeFiles, size: int) -> None:
-    files = make_files(size_limit=MIB)
-    cache = files.cache()
-    count = max(3 * MIB // size, 20) if size > 10 else 20_000
-    for first in range(0, count, 10):
-        update(cache, *((b"%d" % n, bytes(size)) for n in range(first, first + 10)))
-        assert cache.size()[1] <= MIB
-    kept = [n for n in range(count) if lookup(cache, b"%d" % n) is not None]
-    assert kept == list(range(kept[0], count)), "the oldest went, and nothing else"
-    assert len(kept) * size > MIB // 4 or size == 10
-    assert files.path.stat().st_size < 3 * MIB + 3 * 10 * size, "twice the limit, and a batch"
-
-
-def test_a_session_over_the_limit_is_no_failure(make_files: MakeFiles) -> None:
-    cache = make_files(size_limit=MIB).cache()
-    update(cache, (b"large", bytes(1_500_000)))
-    update(cache, (b"small", b"session"))
-    assert lookup(cache, b"small") == b"session"
-    assert cache.size()[1] <= MIB
-
-
-def test_a_large_session_may_take_the_place_of_many_small_ones(make_files: MakeFiles) -> None:
-    """Each that goes costs copies of pages: all of them together are more than the batch has."""
-    files = make_files(size_limit=4 * MIB)
-
-    def work() -> tuple[int, int]:
-        cache = files.cache()
-        for first in range(0, 50_000, 50):
-            update(cache, *((b"%d" % number, b"") for number in range(first, first + 50)))
-        before, used = cache.size()
-        assert before > 30_000
-        assert used <= 4 * MIB
-        update(cache, (b"large", bytes(1_500_000)))
-        assert lookup(cache, b"large") == bytes(1_500_000)
-        assert lookup(cache, b"49999") == b""
-        after, used = cache.size()
-        assert used <= 4 * MIB
-        return before, after
-
-    before, after = in_child(work)
-    assert 0.4 * before < after < 0.8 * before
-    assert files.path.stat().st_size < 12 * MIB
-
-
-def test_a_full_map_is_no_failure(make_files: MakeFiles) -> None:
-    """A reader that was stopped pins all pages; when it is gone there is room again."""
-    files = make_files(size_limit=MIB)
-    with held_open(files, reading=True):
-        cache = files.cache()
-        count = files.file.map_size // 4096
-        for number in range(count):
-            update(cache, (b"%d" % number, bytes(1200)))
-        assert lookup(cache, b"%d" % (count - 1)) is None, "the map is full by now"
-        assert not files.shared.take_damage()
-    cache = files.cache()  # the only user: it makes the table of readers anew
-    update(cache, (b"last", b"session"))
-    assert lookup(cache, b"last") == b"session"
-    assert cache.size()[1] <= MIB
-
-
-# -------------------------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------------------------- processes
 
 
 def test_what_one_process_stored_another_finds(make_files: MakeFiles) -> None:
@@ -424,74 +187,7 @@ def test_what_one_process_stored_another_finds(make_files: MakeFiles) -> None:
             assert in_child(lambda: lookup(files.cache(), b"%d" % number)) == b"session"  # noqa: B023
 
 
-# ------------------------------------------------------------------------------------ broken files
-
-
-def check_that_it_serves_without(cache: SessionCache) -> None:
-    """Updates are accepted and lookups find nothing."""
-    update(cache, (b"a", b"session"), (b"b", b"session"))
-    assert lookup(cache, b"a") is None
-    assert not delete(cache, b"a")
-    assert cache.apply([Change(b"a", b"s"), Change(b"a", None)], NOW) == [True, False]
-
-
-def test_without_a_file(make_files: MakeFiles) -> None:
-    files = make_files()
-    cache = SessionCache(files.rules, files.shared, None)
-    check_that_it_serves_without(cache)
-    assert cache.size() == (0, 0)
-    cache.close()
-
-
-def test_a_file_that_was_removed_serves_its_users(make_files: MakeFiles) -> None:
-    files = make_files()
-    cache = files.cache()
-    remove(files.file)
-    update(cache, (b"id", b"session"))
-    assert lookup(cache, b"id") == b"session"
-
-
-def test_garbage_in_the_file_is_a_miss_and_a_word_to_the_parent(
-    make_files: MakeFiles, capfd: pytest.CaptureFixture[str]
-) -> None:
-    files = make_files()
-
-    def meet_garbage() -> tuple[int, bool]:
-        cache = files.cache()
-        update(cache, *((b"%d" % number, bytes(1200)) for number in range(3000)))
-        size = files.path.stat().st_size
-        with open(files.path, "r+b") as file:
-            file.seek(0)
-            file.write(os.urandom(size))
-        found = [lookup(cache, b"%d" % number) for number in range(3000)]
-        update(cache, (b"id", b"session"))
-        return sum(one is not None for one in found), files.shared.take_damage()
-
-    assert in_child(meet_garbage) == (0, True)
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1, "one warning in ten minutes"
-    assert "warning: smtp TLS session cache: " in lines[0]
-
-
-@pytest.mark.parametrize("part", [0.0, 0.001, 0.002, 0.3, 0.5, 0.7, 0.999])
-def test_a_file_that_was_cut_can_not_be_opened(make_files: MakeFiles, part: float) -> None:
-    """Else it would be met later, by whoever reads beyond the cut: as an assertion of LMDB's."""
-    files = make_files()
-    update(files.cache(), *((b"%d" % number, bytes(1200)) for number in range(3000)))
-    files.close()
-    os.truncate(files.path, int(part * files.path.stat().st_size) // 4096 * 4096)
-
-    def open_it() -> str:
-        try:
-            Store(files.file)
-        except Exception as error:
-            return type(error).__name__
-        return "was opened"
-
-    assert end_of_child(open_it) == ("StoreError", 0)
-
-
-# -------------------------------------------------------------------------------------- log lines
+# ---------------------------------------------------------------------------------------- log lines
 
 
 def test_the_log_at_level_two(make_files: MakeFiles, capfd: pytest.CaptureFixture[str]) -> None:
