@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import select
+import signal
 import socket
 import struct
 import time
@@ -65,6 +68,22 @@ def test_one_client_in_mid_request_delays_nobody(make_daemon: MakeDaemon) -> Non
             assert len(data_of(quick.ask(seed(8)), b"seed")) == 8
         assert slow.read_list() == OK
         assert quick.ask(lookup(b"smtp", b"slow")) == found(b"hello")
+
+
+def test_one_client_with_many_requests_delays_nobody(make_daemon: MakeDaemon) -> None:
+    """They are answered all, but not all before it is another's turn."""
+    daemon = make_daemon("tlsmgr_worker_processes=1")
+    (worker,) = daemon.workers()
+    with Connection(daemon.socket_path) as greedy, Connection(daemon.socket_path) as modest:
+        os.kill(worker.pid, signal.SIGSTOP)
+        greedy.send(policy(b"greedy") * 500)
+        modest.send(policy(b"modest"))
+        os.kill(worker.pid, signal.SIGCONT)
+        replies = [greedy.read_list() for _ in range(500)]
+        assert replies == [modest.read_list()] * 500
+    words = re.findall('bogus cache type "(.*)" in', daemon.log())
+    assert sorted(words) == ["greedy"] * 500 + ["modest"]
+    assert words.index("modest") < 100
 
 
 # ------------------------------------------------------------------------------------ the requests

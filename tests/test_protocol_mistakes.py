@@ -6,6 +6,7 @@ failed reply carries no data.
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -126,6 +127,19 @@ def test_a_stray_nul_has_no_answer(recorded_daemon: Daemon, short: bytes) -> Non
             other.ask(seed(1))
         assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
     assert recorded_daemon.lines(start) == []
+
+
+def test_who_makes_nothing_but_mistakes_is_sent_away(recorded_daemon: Daemon) -> None:
+    """Else one client could fill the log."""
+    start = len(recorded_daemon.log())
+    with Connection(recorded_daemon.socket_path) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.send(b"\0\0" * 100_000)
+        with contextlib.suppress(ConnectionResetError):
+            connection.read_to_end()
+    lines = recorded_daemon.lines(start)
+    assert lines[-1] == "warning: too many malformed requests from tlsmgr socket: disconnected"
+    assert lines[:-1] == ["warning: " + MISSING.format("request")] * 100
 
 
 # ------------------------------------------------------------------------------------- security

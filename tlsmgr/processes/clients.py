@@ -23,13 +23,14 @@ READ_SIZE = 32768
 class Client:
     """One connection."""
 
-    __slots__ = ("fd", "output", "reader", "since", "waits")
+    __slots__ = ("fd", "mistakes", "output", "reader", "since", "waits")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.reader: RequestReader | None = None  # only while it holds something
         self.output = b""  # of a reply, what the peer has not taken
         self.since = 0.0  # time.monotonic() since when something is half-done; 0: nothing is
+        self.mistakes = 0  # malformed requests so far
         self.waits = False  # for the end of the turn, when its change is carried out
 
 

@@ -34,6 +34,8 @@ BOOT_ERROR = 3  # exit status: not even started, no use in trying again
 DEFECT = 1  # exit status: a traceback is in the log
 
 CHECK_INTERVAL = 1.0  # seconds between two looks at clients with half-done business
+REQUESTS_AT_ONCE = 16  # of one client in a turn
+MOST_MISTAKES = 100  # malformed requests of one client
 NANOSECONDS = 1_000_000_000
 
 _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], INDEX["malformed"]
@@ -219,9 +221,9 @@ class Worker:
 
     def _read_requests(self, client: Client) -> None:
         """Serve what the client's reader holds, until a reply is stuck or has to wait."""
-        reader = client.reader
-        while reader is not None and not client.output and not client.waits:
-            if not self._clients.is_open(client):
+        for _ in range(REQUESTS_AT_ONCE):
+            reader = client.reader
+            if reader is None or client.output or client.waits or not self._clients.is_open(client):
                 return
             event = reader.next_event()
             if event is None:
@@ -237,12 +239,17 @@ class Worker:
                 self._clients.drop(client)
             else:
                 self._answer(client, event)
+        client.waits = True  # others have sent something too: the rest is for the next turn
+        self._unread.append(client)
 
     def _refuse(self, client: Client, malformed: Malformed) -> None:
         self._context.counts[_MALFORMED] += 1
         log.warning(malformed.complaint)
         self._clients.send(client, refuse(malformed))
-        if malformed.final:
+        client.mistakes += 1
+        if client.mistakes == MOST_MISTAKES:
+            log.warning(f"too many malformed requests from {self._heritage.source}: disconnected")
+        if malformed.final or client.mistakes == MOST_MISTAKES:
             self._clients.drop(client)
 
     def _end(self, client: Client) -> None:
