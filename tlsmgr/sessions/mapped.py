@@ -115,15 +115,17 @@ class MappedFile:
         ``largest`` are the bytes of the largest record to store. Raises StoreFull, DiskFull, and
         Replaced.
         """
-        txn, missing = self._begin_writing(wanted)
-        if missing <= 0:
-            return txn
-        txn.abort()
-        refusal = self._grow(missing)
-        txn, missing = self._begin_writing(wanted)
+        refusal = None
+        while True:
+            txn, missing = self._begin_writing(wanted)
+            if missing <= 0:
+                return txn
+            if refusal or self._mapped >= self._most:
+                break
+            txn.abort()
+            refusal = self._grow(missing)
         try:
-            if missing > 0:
-                self._make_do(txn, wanted, largest, refusal)
+            self._make_do(txn, wanted, largest, refusal)
         except StoreError:
             txn.abort()
             raise
