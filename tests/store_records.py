@@ -19,15 +19,18 @@ def digest(number: int) -> bytes:
     return number.to_bytes(16, "little")
 
 
-def record(number: int, size: int = 1200) -> Record:
-    return Record(serial(number), serial(number) * (size // 6))
+def record(number: int, size: int = 1200, of: int | None = None) -> Record:
+    """The record of this serial, under the digest of the same number if not ``of`` another."""
+    return Record(
+        digest(number if of is None else of), serial(number), serial(number) * (size // 6)
+    )
 
 
 def put(store: Store, *numbers: int, size: int = 1200) -> None:
     """One batch: records of these serials under the digests of the same numbers."""
     with store.writing(len(numbers), [size] * len(numbers)) as batch:
         for number in numbers:
-            batch.append(digest(number), record(number, size))
+            batch.put(record(number, size))
 
 
 @pytest.fixture

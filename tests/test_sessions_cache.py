@@ -219,4 +219,4 @@ def test_no_log_without_it(make_files: MakeFiles, capfd: pytest.CaptureFixture[s
 
 def test_no_secret_in_a_repr(make_files: MakeFiles) -> None:
     assert "secret" not in repr(Change(b"id", b"secret"))
-    assert "secret" not in repr(Record(b"serial", b"secret"))
+    assert "secret" not in repr(Record(b"digest", b"serial", b"secret"))

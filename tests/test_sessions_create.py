@@ -30,7 +30,7 @@ def test_a_new_file_is_private_and_empty(tmp_path: Path) -> None:
         assert sorted(os.listdir(tmp_path)) == ["smtp.sessions", "smtp.sessions-lock"]
         for name in os.listdir(tmp_path):
             assert (tmp_path / name).stat().st_mode & 0o7777 == 0o600
-        assert files.store().read_from(b"", 10) == []
+        assert files.store().read_from(b"", 10) == ([], b"")
     finally:
         os.umask(before)
     files.remove()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tlsmgr.sessions.seal import Entry, Seal, saved_time
 
+DIGEST = bytes(range(16))
 SERIAL = bytes([0, 0, 0, 0, 0, 7])
 ENTRY = Entry(1_795_220_454, b"smtp&example.com&", b"a session of some bytes" * 10)
 
@@ -23,8 +24,8 @@ def seals() -> list[Seal]:
 def test_there_and_back(saved: int, cache_id: bytes, session: bytes) -> None:
     entry = Entry(saved, cache_id, session)
     for seal in seals():
-        record = seal.close(SERIAL, entry)
-        assert seal.open(SERIAL, record) == entry
+        record = seal.close(DIGEST, SERIAL, entry)
+        assert seal.open(DIGEST, SERIAL, record) == entry
         assert saved_time(record) == saved
 
 
@@ -32,60 +33,61 @@ def test_there_and_back(saved: int, cache_id: bytes, session: bytes) -> None:
 def test_long_ids_and_sessions(length: int) -> None:
     entry = Entry(1, b"i" * length, b"s" * length)
     for seal in seals():
-        assert seal.open(SERIAL, seal.close(SERIAL, entry)) == entry
+        assert seal.open(DIGEST, SERIAL, seal.close(DIGEST, SERIAL, entry)) == entry
 
 
 def test_a_sealed_record_shows_time_and_length_and_nothing_else() -> None:
     seal = Seal(os.urandom(32), os.urandom(32))
-    record = seal.close(SERIAL, ENTRY)
+    record = seal.close(DIGEST, SERIAL, ENTRY)
     assert len(record) == 5 + 3 + len(ENTRY.cache_id) + len(ENTRY.session) + 16
     for text in (ENTRY.cache_id, ENTRY.session):
         for start in range(len(text) - 4):
             assert text[start : start + 4] not in record
-    assert record != seal.close(bytes([0, 0, 0, 0, 0, 8]), ENTRY)
+    assert record != seal.close(DIGEST, bytes([0, 0, 0, 0, 0, 8]), ENTRY)
 
 
 def test_a_record_in_the_clear_is_legible() -> None:
     seal = Seal(None, os.urandom(32))
-    assert ENTRY.session in seal.close(SERIAL, ENTRY)
+    assert ENTRY.session in seal.close(DIGEST, SERIAL, ENTRY)
 
 
 def test_another_key_opens_nothing() -> None:
-    record = Seal(os.urandom(32), bytes(32)).close(SERIAL, ENTRY)
-    assert Seal(os.urandom(32), bytes(32)).open(SERIAL, record) is None
+    record = Seal(os.urandom(32), bytes(32)).close(DIGEST, SERIAL, ENTRY)
+    assert Seal(os.urandom(32), bytes(32)).open(DIGEST, SERIAL, record) is None
 
 
 def test_a_record_belongs_to_its_serial() -> None:
     seal = Seal(os.urandom(32), os.urandom(32))
-    record = seal.close(SERIAL, ENTRY)
-    assert seal.open(bytes([0, 0, 0, 0, 0, 8]), record) is None
-    assert seal.open(b"", record) is None
+    record = seal.close(DIGEST, SERIAL, ENTRY)
+    assert seal.open(DIGEST, bytes([0, 0, 0, 0, 0, 8]), record) is None
+    assert seal.open(DIGEST, b"", record) is None
+    assert seal.open(bytes(16), SERIAL, record) is None
 
 
 def test_every_bit_counts() -> None:
     seal = Seal(os.urandom(32), os.urandom(32))
-    record = seal.close(SERIAL, Entry(5, b"id", b"session"))
+    record = seal.close(DIGEST, SERIAL, Entry(5, b"id", b"session"))
     for at in range(len(record)):
         for bit in range(8):
             damaged = bytearray(record)
             damaged[at] ^= 1 << bit
-            assert seal.open(SERIAL, bytes(damaged)) is None
+            assert seal.open(DIGEST, SERIAL, bytes(damaged)) is None
 
 
 def test_a_part_of_a_record_is_none() -> None:
-    record = (seal := Seal(os.urandom(32), os.urandom(32))).close(SERIAL, ENTRY)
+    record = (seal := Seal(os.urandom(32), os.urandom(32))).close(DIGEST, SERIAL, ENTRY)
     for length in range(len(record)):
-        assert seal.open(SERIAL, record[:length]) is None
-    assert seal.open(SERIAL, record + b"\0") is None
+        assert seal.open(DIGEST, SERIAL, record[:length]) is None
+    assert seal.open(DIGEST, SERIAL, record + b"\0") is None
 
 
 @given(st.binary(max_size=60), st.binary(max_size=8))
 @settings(max_examples=300)
 def test_rubbish_is_no_exception(data: bytes, serial: bytes) -> None:
     sealed, clear = seals()
-    assert sealed.open(serial, data) is None
-    entry = clear.open(serial, data)
-    assert entry is None or clear.close(serial, entry) == data
+    assert sealed.open(DIGEST, serial, data) is None
+    entry = clear.open(DIGEST, serial, data)
+    assert entry is None or clear.close(DIGEST, serial, entry) == data
     saved_time(data)
 
 

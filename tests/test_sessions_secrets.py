@@ -29,7 +29,7 @@ def test_the_file_shows_no_session_and_no_id(make_files: MakeFiles) -> None:
 
 def test_without_encryption_the_file_shows_them(make_files: MakeFiles) -> None:
     """So that the search above is known to find what there is."""
-    files = make_files(encrypted=False)
+    files = make_files(encrypted=False, logging=True)
     update(files.cache(), (b"smtp&example.com&", session := os.urandom(1500)))
     files.close()
     raw = files.path.read_bytes()
@@ -46,8 +46,9 @@ def test_another_key_reads_nothing(make_files: MakeFiles) -> None:
     assert lookup(cache, b"id") is None
     # Even under the same digest key: the session's key is another.
     digest_key = os.urandom(32)
-    record = Seal(os.urandom(32), digest_key).close(bytes(6), Entry(NOW, b"id", b"session"))
-    assert Seal(os.urandom(32), digest_key).open(bytes(6), record) is None
+    seal, digest = Seal(os.urandom(32), digest_key), bytes(16)
+    data = seal.close(digest, bytes(6), Entry(NOW, b"id", b"session"))
+    assert Seal(os.urandom(32), digest_key).open(digest, bytes(6), data) is None
 
 
 @pytest.mark.parametrize("encrypted", [True, False])
@@ -61,22 +62,28 @@ def test_swapped_records_are_refused(make_files: MakeFiles, encrypted: bool) -> 
     assert a is not None
     assert b is not None
     store.end_reading()
-    with store.writing() as batch:
-        batch.remove(a.serial, None)
-        batch.remove(b.serial, None)
-        for record in (Record(a.serial, b.data), Record(b.serial, a.data)):
-            assert batch._txn.put(record.serial, record.data, db=batch._records)
-    cache = files.cache()
-    assert lookup(cache, b"a") is None
-    assert lookup(cache, b"b") is None
 
-    with files.store().writing() as batch:
-        for record, cache_id in ((a, b"b"), (b, b"a")):
-            batch._txn.put(record.serial, record.data, db=batch._records)
-            batch._txn.put(seal.digest(cache_id), record.serial, db=batch._serials)
-    cache = files.cache()
-    assert lookup(cache, b"a") is None
-    assert lookup(cache, b"b") is None
+    def check_that_nothing_is_found() -> None:
+        cache = files.cache()
+        assert lookup(cache, b"a") is None
+        assert lookup(cache, b"b") is None
+
+    swaps = [
+        (Record(a.digest, a.serial, b.data), Record(b.digest, b.serial, a.data)),
+        (Record(a.digest, b.serial, b.data), Record(b.digest, a.serial, a.data)),
+        (b, a),
+    ]
+    for at_a, at_b in swaps if encrypted else swaps[2:]:
+        with files.store().writing() as batch:
+            for place, (digest, serial, data) in ((a.serial, at_a), (b.serial, at_b)):
+                assert batch._txn.put(place, serial + digest + data, db=batch._records)
+        check_that_nothing_is_found()
+
+    with files.store().writing() as batch:  # the right records, and the wrong ways to them
+        for place, (digest, serial, data), other in ((a.serial, a, b), (b.serial, b, a)):
+            assert batch._txn.put(place, serial + digest + data, db=batch._records)
+            assert batch._txn.put(other.digest, place, db=batch._places)
+    check_that_nothing_is_found()
 
 
 def test_a_serial_is_never_given_out_twice(make_files: MakeFiles) -> None:

@@ -29,45 +29,63 @@ def test_records(files: CacheFiles) -> None:
     put(store, 1, 2, 3)
     assert store.read(digest(2)) == record(2)
     with store.writing() as batch:
-        assert (batch.entries(), batch.oldest()) == (3, record(1))
+        assert batch.entries() == 3
         assert batch.find(digest(3)) == record(3)
         assert batch.find(digest(4)) is None
-        batch.append(digest(1), record(4))
-        assert (batch.entries(), batch.oldest()) == (3, record(2))
-        assert batch.remove(serial(2), digest(2))
-        assert not batch.remove(serial(2), digest(2))
-        assert not batch.remove(serial(1), digest(1)), "that serial was replaced"
-    assert store.read(digest(1)) == record(4)
+        batch.put(record(4, of=1))
+        assert batch.entries() == 3
+        assert batch.remove(record(2))
+        assert not batch.remove(record(2))
+        assert not batch.remove(record(1)), "that one was replaced"
+    assert store.read(digest(1)) == record(4, of=1)
     assert store.read(digest(2)) is None
-    assert store.read_from(b"", 10) == [record(3), record(4)]
+    assert store.read_from(b"", 10) == ([record(4, of=1), record(3)], b"")
 
 
 def test_removing_by_an_old_serial_leaves_the_new_record(files: CacheFiles) -> None:
     put(store := files.store(), 1)
     with store.writing() as batch:
-        batch.append(digest(1), record(2))
+        batch.put(record(2, of=1))
     with store.writing() as batch:
-        assert not batch.remove(serial(1), digest(1))
-    assert store.read(digest(1)) == record(2)
+        assert not batch.remove(record(1))
+    assert store.read(digest(1)) == record(2, of=1)
+
+
+@pytest.mark.parametrize("size", [60, 1200, 9000])
+def test_a_record_that_is_stored_again_takes_no_more_room(files: CacheFiles, size: int) -> None:
+    store = files.store()
+    numbers = range(1, 301)
+    put(store, *numbers, size=size)
+    with store.writing() as batch:
+        used = batch.used_bytes()
+    dice = random.Random(1)
+    for latest in range(301, 2001):
+        with store.writing(1, [size]) as batch:
+            batch.put(record(latest, size, of=dice.choice(numbers)))
+    with store.writing() as batch:
+        assert batch.used_bytes() == used
+        assert batch.entries() == 300
 
 
 def test_reading_in_slices(files: CacheFiles) -> None:
     store = files.store()
     put(store, *range(1, 101), size=60)
-    assert [r.serial for r in store.read_from(b"", 3)] == [serial(1), serial(2), serial(3)]
-    assert [r.serial for r in store.read_from(serial(99), 3)] == [serial(99), serial(100)]
-    assert store.read_from(serial(101), 3) == []
-    assert len(store.read_from(serial(0), 1000)) == 100
+    records, place = store.read_from(b"", 3)
+    assert records == [record(number, 60) for number in (1, 2, 3)]
+    assert store.read_from(place, 2) == ([record(4, 60), record(5, 60)], serial(6))
+    assert store.read_from(serial(99), 2) == ([record(99, 60), record(100, 60)], b"")
+    assert store.read_from(serial(101), 3) == ([], b"")
+    assert len(store.read_from(serial(0), 1000)[0]) == 100
 
 
 def test_a_batch_that_raises_is_dropped(files: CacheFiles) -> None:
     put(store := files.store(), 1)
     with pytest.raises(ZeroDivisionError), store.writing() as batch:  # noqa: PT012
-        batch.append(digest(2), record(2))
+        batch.put(record(2))
         raise ZeroDivisionError
     assert store.read(digest(2)) is None
     put(store, 3)
-    assert store.read_from(b"", 9) == [record(1), record(3)]
+    assert store.read_from(b"", 9)[0] == [record(1), record(3)]
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000_000, 1_900_000])
@@ -75,8 +93,8 @@ def test_sizes(files: CacheFiles, size: int) -> None:
     store = files.store()
     data = bytes(range(256)) * (size // 256) + bytes(size % 256)
     with store.writing(1, [size]) as batch:
-        batch.append(digest(1), Record(serial(1), data))
-    assert store.read(digest(1)) == Record(serial(1), data)
+        batch.put(Record(digest(1), serial(1), data))
+    assert store.read(digest(1)) == Record(digest(1), serial(1), data)
 
 
 def test_reads_of_one_turn_see_one_state(files: CacheFiles) -> None:
@@ -131,9 +149,9 @@ def test_replacing_does_not_make_the_file_grow(files: CacheFiles) -> None:
     store = files.store()
     for number in range(1, 3001):
         with store.writing(1, [1200]) as batch:
-            batch.append(digest(number % 7), record(number))
+            batch.put(record(number, of=number % 7))
     assert files.path.stat().st_size < 2 * MIB
-    assert len(store.read_from(b"", 100)) == 7
+    assert len(store.read_from(b"", 100)[0]) == 7
 
 
 def test_a_full_map_is_told_from_other_trouble(tmp_path: Path) -> None:
@@ -144,9 +162,7 @@ def test_a_full_map_is_told_from_other_trouble(tmp_path: Path) -> None:
         for number in range(1, 10000):
             put(store, number)
     with store.writing(evicts=True) as batch:
-        oldest = batch.oldest()
-        assert oldest is not None
-        assert batch.remove(oldest.serial, digest(1))
+        assert batch.evict()
         assert batch.used_bytes() <= 4 * MIB
     files.remove()
 
@@ -165,7 +181,7 @@ def test_two_processes_write_at_once(files: CacheFiles) -> None:
         for number in range(first, 2001, 2):
             with store.writing(1, [100]) as batch:  # serials must grow, as SharedCache's do
                 latest = batch.entries() + 1
-                batch.append(digest(number), Record(serial(latest), digest(number)))
+                batch.put(Record(digest(number), serial(latest), digest(number)))
 
     pid = os.fork()
     if pid == 0:
@@ -188,15 +204,15 @@ def test_kill_inside_a_batch(files: CacheFiles) -> None:
     def die() -> None:
         store = Store(files.file)
         with store.writing(2, [1200, 1200]) as batch:
-            batch.append(digest(1), record(10))
-            batch.append(digest(11), record(11))
+            batch.put(record(10, of=1))
+            batch.put(record(11))
             os.kill(os.getpid(), signal.SIGKILL)
 
     put(files.store(), 1, 2)
     files.close()
     assert end_of_child(die) == (None, -signal.SIGKILL)
     store = files.store()
-    assert store.read_from(b"", 10) == [record(1), record(2)]
+    assert store.read_from(b"", 10)[0] == [record(1), record(2)]
     put(store, 12)
     assert store.read(digest(12)) == record(12)
 
@@ -257,5 +273,5 @@ def test_dead_readers_are_cleared(files: CacheFiles) -> None:
         assert store.clear_stale_readers() == 0
         for number in range(2, 3000):
             with store.writing(1, [1200]) as batch:
-                batch.append(digest(1), record(number))
+                batch.put(record(number, of=1))
     assert files.path.stat().st_size < 2 * MIB, "no dead reader pins pages"

@@ -228,10 +228,9 @@ def test_the_sweep_clears_dead_readers(files: CacheFiles) -> None:
 
 def test_the_log_at_level_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     files = CacheFiles(tmp_path, timeout=T, logging=True)
-    files.rules = files.rules._replace(logging=False)
     fill(files, range(2))
-    files.rules = files.rules._replace(logging=True)
     sweep, _ = sweep_of(files)
+    capfd.readouterr()
     sweep.run(float(NOW + T + 1))
     lines = [re.sub(r"^\S+: ", "", line) for line in capfd.readouterr().err.splitlines()]
     assert lines == [

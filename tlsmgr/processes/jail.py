@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tlsmgr.log import Fatal
-from tlsmgr.sessions.seal import KEY_BYTES, Entry, Seal
-from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, create, remove
+from tlsmgr.sessions.seal import DIGEST_BYTES, KEY_BYTES, Entry, Seal
+from tlsmgr.sessions.store import SERIAL_BYTES, Record, Store, StoreError, StoreFile, create, remove
 
 
 class Identity(NamedTuple):
@@ -80,22 +80,23 @@ def rehearse(directory: int | None) -> None:
     Without one there are no caches and nothing of LMDB is needed.
     """
     seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES))
-    serial = bytes(6)
-    record = seal.close(serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
-    assert seal.open(serial, record) is not None
-    assert seal.open(serial, record[:-1]) is None
+    digest, serial = bytes(DIGEST_BYTES), bytes(SERIAL_BYTES)
+    data = seal.close(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
+    assert seal.open(digest, serial, data) is not None
+    assert seal.open(digest, serial, data[:-1]) is None
     if directory is not None:
         with contextlib.suppress(StoreError):
-            _use_a_store(StoreFile(directory, f"rehearsal-{os.getpid()}", 1 << 20), serial, record)
+            file = StoreFile(directory, f"rehearsal-{os.getpid()}", 1 << 20)
+            _use_a_store(file, Record(digest, serial, data))
 
 
-def _use_a_store(file: StoreFile, serial: bytes, record: bytes) -> None:
+def _use_a_store(file: StoreFile, record: Record) -> None:
     os.close(create(file))
     try:
         store = Store(file)
         with store.writing() as batch:
-            batch.append(bytes(16), Record(serial, record))
-        store.read(bytes(16))
+            batch.put(record)
+        store.read(record.digest)
         store.read_from(b"", 1)
         store.clear_stale_readers()
         store.close()

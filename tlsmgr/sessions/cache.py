@@ -116,8 +116,7 @@ class SessionCache:
         except StoreError as error:
             self._complain(error)
             return None
-        entry = None if record is None else self._seal.open(record.serial, record.data)
-        return entry if entry is not None and entry.cache_id == cache_id else None
+        return None if record is None else self._seal.open(*record)
 
     def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
         if self._store is None:
@@ -141,20 +140,20 @@ class SessionCache:
         if change.session is None:
             record = batch.find(digest)
             self._log_delete(change.cache_id)
-            return record is not None and batch.remove(record.serial, digest)
+            return record is not None and batch.remove(record)
         serial = self._shared.next_serial()
-        entry = Entry(now, change.cache_id, change.session)
-        batch.append(digest, Record(serial, self._seal.close(serial, entry)))
+        entry = Entry(now, change.cache_id if self.rules.logging else b"", change.session)
+        batch.put(Record(digest, serial, self._seal.close(digest, serial, entry)))
         self._log_update(entry)
         return True
 
     def _delete_if_expired(self, batch: Batch, cache_id: bytes, now: int) -> None:
         digest = self._seal.digest(cache_id)
         record = batch.find(digest)
-        entry = None if record is None else self._seal.open(record.serial, record.data)
+        entry = None if record is None else self._seal.open(*record)
         if record is None or entry is None or entry.saved + self.rules.timeout >= now:
             return
-        batch.remove(record.serial, digest)
+        batch.remove(record)
         self._log_delete(cache_id)
 
     # Limits.
@@ -165,25 +164,17 @@ class SessionCache:
         while (limit and batch.entries() > limit) or batch.used_bytes() > self.rules.size_limit:
             if not most:
                 return True
-            if not self._evict_oldest(batch):
+            if not batch.evict():
                 return False
             most -= 1
         return False
-
-    def _evict_oldest(self, batch: Batch) -> bool:
-        record = batch.oldest()
-        if record is None:
-            return False
-        entry = self._seal.open(record.serial, record.data)
-        batch.remove(record.serial, entry and self._seal.digest(entry.cache_id))
-        return True
 
     def _make_room(self) -> bool:
         """The disk or the map is full: let some of the oldest go, so that their pages serve."""
         assert self._store is not None
         try:
             with self._store.writing(EVICTED_WHEN_FULL, evicts=True) as batch:
-                return sum(self._evict_oldest(batch) for _ in range(EVICTED_WHEN_FULL)) > 0
+                return sum(batch.evict() for _ in range(EVICTED_WHEN_FULL)) > 0
         except StoreError as error:
             self._complain(error)
             return False

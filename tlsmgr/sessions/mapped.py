@@ -19,8 +19,8 @@ from typing import TypeAlias
 
 import lmdb
 
+from tlsmgr.sessions.claim import StoreError, StoreFile, in_directory
 from tlsmgr.sessions.extent import STEP, Extent, grant_lock_table
-from tlsmgr.sessions.place import StoreError, StoreFile, in_directory
 
 MAX_READERS = 1024  # slots of the reader table: workers, and dead ones not cleared yet
 LOCK_TABLE = 64 * (MAX_READERS + 64)  # bytes: a cache line a reader, and LMDB's head

@@ -1,14 +1,15 @@
 """seal - what a session looks like in the file: sealed under keys that no disk ever sees.
 
-A record is ``when saved (5 bytes) | body``; the body is ``length of the id (3 bytes) | cache id |
-session``, with ``tlsmgr_session_encryption`` encrypted by AES-256-GCM, and 16 bytes of tag behind
-it. So a copy of the file shows when sessions were stored, how long they are, and nothing else. The
-serial number is the nonce: SharedCache gives each one out once in the life of a key, even when the
-batch it was meant for is never committed. The time is authenticated with the body.
+The data of a record is ``when saved (5 bytes) | body``; the body is ``length of the id (3 bytes) |
+cache id | session``, with ``tlsmgr_session_encryption`` encrypted by AES-256-GCM, and 16 bytes of
+tag behind it. So a copy of the file shows when sessions were stored, how long they are, and nothing
+else. The serial number is the nonce: SharedCache gives each one out once in the life of a key, even
+when the batch it was meant for is never committed. Digest and time are authenticated with the body,
+so that no session can be passed off as another id's.
 
 The digest that stands for a cache id in the file is keyed BLAKE2b, 16 bytes: ids of any length
-become keys of one size, and no stranger can choose two ids that meet. The id in the record is
-compared all the same.
+become keys of one size, and no stranger can choose two ids that meet. The id itself is only there
+to be logged; where nothing is, it is left out.
 
 Keys come from SharedCache and live in the process's memory while it runs. Pure: no I/O, no lock.
 """
@@ -29,7 +30,7 @@ LENGTH_BYTES = 3
 
 
 class Entry(NamedTuple):
-    """A stored session: when it was saved (seconds since 1970), its id and its bytes."""
+    """A stored session: when it was saved (seconds since 1970), its id or b"", and its bytes."""
 
     saved: int
     cache_id: bytes
@@ -57,20 +58,20 @@ class Seal:
         state.update(cache_id)
         return state.digest()
 
-    def close(self, serial: bytes, entry: Entry) -> bytes:
-        """The record of an entry; ``serial`` must never have been used with this key before."""
+    def close(self, digest: bytes, serial: bytes, entry: Entry) -> bytes:
+        """The data of a record; ``serial`` must never have been used with this key before."""
         saved = entry.saved.to_bytes(SAVED_BYTES, "big")
         body = len(entry.cache_id).to_bytes(LENGTH_BYTES, "big") + entry.cache_id + entry.session
         if self._aead is not None:
-            body = self._aead.encrypt(serial.rjust(NONCE_BYTES, b"\0"), body, saved)
+            body = self._aead.encrypt(serial.rjust(NONCE_BYTES, b"\0"), body, digest + saved)
         return saved + body
 
-    def open(self, serial: bytes, data: bytes) -> Entry | None:
+    def open(self, digest: bytes, serial: bytes, data: bytes) -> Entry | None:
         """The entry of a record, or None when the record is damaged or of another key."""
         saved, body = data[:SAVED_BYTES], data[SAVED_BYTES:]
         if self._aead is not None:
             try:
-                body = self._aead.decrypt(serial.rjust(NONCE_BYTES, b"\0"), body, saved)
+                body = self._aead.decrypt(serial.rjust(NONCE_BYTES, b"\0"), body, digest + saved)
             except (InvalidTag, ValueError):
                 return None
         end = LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "big")

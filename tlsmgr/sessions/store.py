@@ -1,9 +1,13 @@
 """store - what is in a session file: records by digest, in the order in which they came.
 
-Two tables in one file. ``records`` holds the records under a serial number that only grows;
-``serials`` maps the fixed-size digest of a cache id to its serial. Appending keeps the pages full
-(three typical sessions each), makes age the order of the keys, and lets the oldest be found at
-once. A replaced record is deleted, never overwritten.
+Two tables in one file. ``records`` holds the records in places, the order in which their ids came
+first; ``places`` maps the fixed-size digest of a cache id to its place. Appending fills the pages
+(three typical sessions each), and they stay full, because a session that is stored again takes the
+place of the one before.
+
+Each record has a serial number that only grows, and that of the first one in a place is the name of
+the place. So the record in front is the oldest of all if it still has that serial; else it has been
+stored again since, and when the oldest is looked for it moves to the place where its age belongs.
 
 The file is expendable: nothing is ever synced to disk, and it is made afresh at each start, beside
 its name, and renamed into place; never truncated under a reader. It is written through the memory
@@ -23,6 +27,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from tlsmgr.sessions.claim import StoreError, StoreFile, claim, in_directory, inode_of, remove
 from tlsmgr.sessions.extent import own
 from tlsmgr.sessions.mapped import (
     ERRORS,
@@ -33,7 +38,7 @@ from tlsmgr.sessions.mapped import (
     Transaction,
     store_errors,
 )
-from tlsmgr.sessions.place import StoreError, StoreFile, claim, in_directory, inode_of, remove
+from tlsmgr.sessions.seal import DIGEST_BYTES
 
 __all__ = [
     "Batch",
@@ -50,21 +55,40 @@ __all__ = [
     "remove",
 ]
 
-TABLES = (b"records", b"serials")
-SERIAL_BYTES = 6  # of a key in ``records``; big-endian, so that its order is that of age
-PAGES_A_BATCH, PAGES_A_CHANGE = 16, 8  # copied at most, for all practical purposes
+TABLES = (b"records", b"places")
+SERIAL_BYTES = 6  # of a serial and of a place; big-endian, so that their order is that of age
+PAGES_A_BATCH, PAGES_A_CHANGE = 48, 8  # copied at most, for all practical purposes
+MOVES_A_BATCH = 8  # records that make way, at most, when the oldest is looked for
 PAGES_IN_RESERVE = 64  # so that a full disk does not keep us from evicting
+_HEAD_BYTES = SERIAL_BYTES + DIGEST_BYTES
 RESERVE = 64 << 20  # bytes of address space over twice the limit: copies, pinned pages
 
 
 class Record(NamedTuple):
-    """A serial number as its key in the file, and the sealed bytes stored there."""
+    """The digest that it is found by (16 bytes), its serial (6 bytes), and the sealed bytes."""
 
+    digest: bytes
     serial: bytes
     data: bytes
 
     def __repr__(self) -> str:
         return f"Record({self.serial.hex()}, {len(self.data)} bytes)"
+
+
+def _record(value: bytes) -> Record:
+    """The record in a place: its serial comes first, then its digest."""
+    return Record(value[SERIAL_BYTES:_HEAD_BYTES], value[:SERIAL_BYTES], value[_HEAD_BYTES:])
+
+
+def _find(txn: Transaction, file: MappedFile, digest: bytes) -> tuple[bytes, Record] | None:
+    """The place and the record of ``digest``; None if there is none, or another digest's."""
+    records, places = file.tables
+    place = txn.get(digest, None, places)
+    value = None if place is None else txn.get(place, None, records)
+    if place is None or value is None:
+        return None
+    record = _record(value)
+    return (place, record) if record.digest == digest else None
 
 
 def map_size_for(size_limit: int) -> int:
@@ -100,7 +124,6 @@ class Store:
     def __init__(self, file: StoreFile, create: bool = False) -> None:
         self._reading: Transaction | None = None
         self._file = MappedFile(file, TABLES, create)
-        self._records, self._serials = self._file.tables
 
     def close(self) -> None:
         """Close the file. The Store must not be used afterwards."""
@@ -116,12 +139,11 @@ class Store:
             txn = self._reading
             if txn is None:
                 txn = self._reading = self._file.begin()
-            serial = txn.get(digest, None, self._serials)
-            data = None if serial is None else txn.get(serial, None, self._records)
+            found = _find(txn, self._file, digest)
         except ERRORS as error:
             self.end_reading()
             raise StoreError(str(error)) from error
-        return None if serial is None or data is None else Record(serial, data)
+        return found[1] if found is not None else None
 
     def end_reading(self) -> None:
         """Let go of what reads have pinned: its pages can't be used again meanwhile."""
@@ -129,16 +151,19 @@ class Store:
             self._reading.abort()
             self._reading = None
 
-    def read_from(self, serial: bytes, count: int) -> list[Record]:
-        """At most ``count`` records with this serial or a later one, oldest first. No lock."""
+    def read_from(self, place: bytes, count: int) -> tuple[list[Record], bytes]:
+        """At most ``count`` records from this place on, and the place to go on from. No lock.
+
+        b"" is the first place of all, and behind the last one.
+        """
         with store_errors(), self._file.begin() as txn:
-            cursor = txn.cursor(self._records)
+            cursor = txn.cursor(self._file.tables[0])
             found: list[Record] = []
-            more = cursor.set_range(serial)
+            more = cursor.set_range(place)
             while more and len(found) < count:
-                found.append(Record(*cursor.item()))
+                found.append(_record(cursor.value()))
                 more = cursor.next()
-            return found
+            return found, cursor.key()
 
     @contextlib.contextmanager
     def writing(
@@ -165,41 +190,70 @@ class Store:
 class Batch:
     """Changes to a Store inside one transaction."""
 
-    __slots__ = ("_file", "_records", "_serials", "_txn")
+    __slots__ = ("_file", "_moved", "_places", "_records", "_txn")
 
     def __init__(self, txn: Transaction, file: MappedFile) -> None:
         self._txn = txn
         self._file = file
-        self._records, self._serials = file.tables
+        self._records, self._places = file.tables
+        self._moved: list[bytes] = []  # places of those that made way for the oldest
 
-    def append(self, digest: bytes, record: Record) -> None:
-        """Store a record, the latest of all, in place of what ``digest`` stood for."""
+    def put(self, record: Record) -> None:
+        """Store a record, the latest of all, in place of what its digest stood for."""
         txn = self._txn
-        old = txn.get(digest, None, self._serials)
-        if old is not None:
-            txn.delete(old, b"", self._records)
-        txn.put(record.serial, record.data, append=True, db=self._records)
-        txn.put(digest, record.serial, db=self._serials)
+        digest, serial, data = record
+        place = txn.get(digest, None, self._places)
+        if place is None:
+            txn.put(digest, serial, db=self._places)
+            txn.put(serial, serial + digest + data, append=True, db=self._records)
+        else:
+            txn.put(place, serial + digest + data, db=self._records)
 
     def find(self, digest: bytes) -> Record | None:
         """The record stored under ``digest``, or None."""
-        serial = self._txn.get(digest, None, self._serials)
-        data = None if serial is None else self._txn.get(serial, None, self._records)
-        return None if serial is None or data is None else Record(serial, data)
+        found = _find(self._txn, self._file, digest)
+        return found[1] if found is not None else None
 
-    def oldest(self) -> Record | None:
-        """The record that was stored first, or None when there is none."""
+    def remove(self, record: Record) -> bool:
+        """Delete a record; False when it was gone or replaced already."""
+        found = _find(self._txn, self._file, record.digest)
+        if found is None or found[1].serial != record.serial:
+            return False
+        self._txn.delete(record.digest, b"", self._places)
+        return self._txn.delete(found[0], b"", self._records)
+
+    def evict(self) -> bool:
+        """Let the oldest record go; False when there is none."""
+        place = self._oldest()
+        value = None if place is None else self._txn.get(place, None, self._records)
+        if place is None or value is None:
+            return False
+        if place in self._moved:
+            self._moved.remove(place)
+        digest = _record(value).digest
+        if self._txn.get(digest, None, self._places) == place:  # always so in a sound file
+            self._txn.delete(digest, b"", self._places)
+        return self._txn.delete(place, b"", self._records)
+
+    def _oldest(self) -> bytes | None:
+        """Where the oldest record is; if too many are in its way, the oldest of those."""
         cursor = self._txn.cursor(self._records)
-        return Record(*cursor.item()) if cursor.first() else None
+        while cursor.first():
+            place, record = cursor.key(), _record(cursor.value())
+            if place == record.serial:
+                return place
+            if len(self._moved) == MOVES_A_BATCH:
+                return min(self._moved)
+            self._move(place, record)
+        return None
 
-    def remove(self, serial: bytes, digest: bytes | None) -> bool:
-        """Delete a record, and what led to it; False when it was gone already.
-
-        ``digest`` is None for a record that can't be read: its way in is left to lead nowhere.
-        """
-        if digest is not None and self._txn.get(digest, None, self._serials) == serial:
-            self._txn.delete(digest, b"", self._serials)
-        return self._txn.delete(serial, b"", self._records)
+    def _move(self, place: bytes, record: Record) -> None:
+        """Give a record the place that its age deserves."""
+        digest, serial, data = record
+        self._txn.delete(place, b"", self._records)
+        self._txn.put(serial, serial + digest + data, db=self._records)
+        self._txn.put(digest, serial, db=self._places)
+        self._moved.append(serial)
 
     def entries(self) -> int:
         """How many records there are."""

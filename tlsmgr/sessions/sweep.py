@@ -42,7 +42,7 @@ class Sweep:
         self._shared = shared
         self._file = file
         self._stir = stir
-        self._position = b""  # serial at which the next slice starts
+        self._position = b""  # place at which the next slice starts
         self._started = 0.0
         self.passed = 0  # records seen by all sweeps
         self.deleted = 0  # expired ones among them
@@ -77,7 +77,7 @@ class Sweep:
         store = Store(self._file)
         try:
             store.clear_stale_readers()
-            records = store.read_from(self._position, SLICE_RECORDS)
+            records, self._position = store.read_from(self._position, SLICE_RECORDS)
             self._stir_in(records)
             expired = [r for r in records if saved_time(r.data) + self._rules.timeout < now]
             for start in range(0, len(expired), BATCH_RECORDS):
@@ -85,10 +85,7 @@ class Sweep:
         finally:
             store.close()
         self.passed += len(records)
-        if len(records) < SLICE_RECORDS:
-            return True
-        self._position = _after(records[-1].serial)
-        return False
+        return not self._position
 
     def _stir_in(self, records: list[Record]) -> None:
         if records:
@@ -98,18 +95,12 @@ class Sweep:
             self._stir(digest.digest())
 
     def _delete(self, store: Store, expired: list[Record]) -> None:
-        seal = self._shared.seal()
-        entries = [(record, seal.open(*record)) for record in expired]
         with store.writing(len(expired)) as batch:
-            for record, entry in entries:
-                digest = entry and seal.digest(entry.cache_id)
-                self.deleted += batch.remove(record.serial, digest)
+            self.deleted += sum(batch.remove(record) for record in expired)
         if self._rules.logging:
-            for _, entry in entries:
+            seal = self._shared.seal()
+            for record in expired:
+                entry = seal.open(*record)
                 if entry is not None:
                     cache_id = entry.cache_id.decode("utf-8", "surrogateescape")
                     log.info(f"delete {self._rules.cache_type} session id={cache_id}")
-
-
-def _after(serial: bytes) -> bytes:
-    return (int.from_bytes(serial, "big") + 1).to_bytes(len(serial), "big")

@@ -1,4 +1,4 @@
-"""place - where a session file is, and whose: found, claimed and removed by name.
+"""claim - where a session file is, and whose: found, claimed and removed by name.
 
 Names are relative to a directory descriptor, which works in a jail as well. A daemon claims its
 files with flock(), as stock does (tls_scache.c), so that a second one with the same configuration
