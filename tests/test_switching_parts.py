@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tlsmgr.log import Fatal
-from tlsmgr.switching import trial
+from tlsmgr.switching import instance, trial
 from tlsmgr.switching.__main__ import main
 from tlsmgr.switching.change import SIGNALS
-from tlsmgr.switching.instance import Instance, check_version
+from tlsmgr.switching.instance import Instance, Running, Service, check_version
 from tlsmgr.switching.launcher import NAME, Content, Launcher
 
 ROOT = Path(__file__).parents[1]
@@ -94,3 +94,23 @@ def test_files_that_others_may_change_are_named(tmp_path: Path) -> None:
     before = set(trial.strangers(str(tmp_path)))  # empty for root, all of it for others
     module.chmod(0o664)
     assert set(trial.strangers(str(tmp_path))) == before | {str(module)}
+
+
+def test_a_process_that_ends_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between asking for a child's parent and for its command line: it is none of ours, then."""
+    (tmp_path / "pid").mkdir()
+    (tmp_path / "pid" / "master.pid").write_text(f"{os.getpid():10}\n")
+    system = object.__new__(Instance)
+    system.parameters = {"queue_directory": str(tmp_path), "daemon_directory": "/nowhere"}
+    service = Service("tlsmgr", False, False, "1", "tlsmgr", "")
+    monkeypatch.setattr(Instance, "service", lambda _: service)
+    child = subprocess.Popen(["tlsmgr", "5"], executable="/bin/sleep")
+    try:
+        assert system.tlsmgr() == Running(child.pid, False, "tlsmgr")
+        monkeypatch.setattr(instance, "_command_line", lambda _: [])
+        assert system.tlsmgr() is None
+    finally:
+        child.kill()
+        child.wait()

@@ -220,7 +220,7 @@ class Instance:
         except OSError:
             return []
         pids = [pid for pid in os.listdir("/proc") if pid.isdigit() and _parent(pid) == master]
-        return [(int(pid), _command_line(pid)) for pid in pids]
+        return [(int(pid), words) for pid in pids if (words := _command_line(pid))]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
@@ -283,6 +283,7 @@ def _parent(pid: str) -> str:
 
 
 def _command_line(pid: str) -> list[str]:
+    """Its words; none for a process that has ended meanwhile."""
     try:
         return Path("/proc", pid, "cmdline").read_text(errors="replace").split("\0")
     except OSError:
