@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import select
 import signal
@@ -10,6 +11,7 @@ import socket
 import struct
 import time
 
+import pytest
 from conftest import MakeDaemon
 from daemon_process import Daemon
 from raw_client import (
@@ -84,6 +86,28 @@ def test_one_client_with_many_requests_delays_nobody(make_daemon: MakeDaemon) ->
     words = re.findall('bogus cache type "(.*)" in', daemon.log())
     assert sorted(words) == ["greedy"] * 500 + ["modest"]
     assert words.index("modest") < 100
+
+
+@pytest.mark.parametrize("seed_of_dice", range(20))
+def test_many_requests_are_answered_in_order(recorded_daemon: Daemon, seed_of_dice: int) -> None:
+    """Those that wait for the end of a turn too, wherever a turn ends."""
+    dice = random.Random(seed_of_dice)
+    kinds = {
+        policy(b"smtp"): rb"status\x000\0cachable\0.*",
+        seed(3): rb"status\x000\0seed\0.*",
+        update(b"smtp", b"in order", b"session"): rb"status\x000\0\0",
+        lookup(b"smtp", b"not there"): rb"status\x004294967295\0session\0\0\0",
+    }
+    requests = [*[policy(b"smtp")] * 15, seed(3), seed(3), policy(b"smtp")]
+    requests += dice.choices(list(kinds), weights=[6, 1, 1, 6], k=100)
+    with Connection(recorded_daemon.socket_path) as connection:
+        connection.send(b"".join(requests))
+        for request in requests:
+            assert re.fullmatch(kinds[request], connection.read_list(), re.DOTALL)
+        connection.send(policy(b"smtp") * 15 + seed(32) * 2 + b"W\0")
+        with Connection(recorded_daemon.socket_path) as stranger:
+            connection.read_to_end()
+            assert stranger.ask(policy(b"smtp")) == policy_is(1, 3600), "and nothing of another's"
 
 
 # ------------------------------------------------------------------------------------ the requests

@@ -221,10 +221,12 @@ class Worker:
 
     def _read_requests(self, client: Client) -> None:
         """Serve what the client's reader holds, until a reply is stuck or has to wait."""
-        for _ in range(REQUESTS_AT_ONCE):
+        for served in range(REQUESTS_AT_ONCE + 1):
             reader = client.reader
             if reader is None or client.output or client.waits or not self._clients.is_open(client):
                 return
+            if served == REQUESTS_AT_ONCE:
+                break
             event = reader.next_event()
             if event is None:
                 if reader.is_idle:
@@ -270,11 +272,9 @@ class Worker:
 
     def _settle(self) -> None:
         """After the seeds, as the writers' lock of a cache may have to be waited for."""
-        expired = False
         for cache in self._context.caches:
             cache.end_reading()
-            expired = expired or bool(cache.expired)
-        if not (self._deferred or expired):
+        if not (self._deferred or any(cache.expired for cache in self._context.caches)):
             return
         waiting, self._deferred = self._deferred, []
         replies = settle(self._context, [item for _, item in waiting], int(time.time()))
