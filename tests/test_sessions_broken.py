@@ -10,7 +10,7 @@ from cache_fixtures import NOW, MakeFiles, delete, lookup, update
 from cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change, SessionCache
-from tlsmgr.sessions.store import Store, remove
+from tlsmgr.sessions.store import SERIAL_BYTES, Store, remove
 
 
 def check_that_it_serves_without(cache: SessionCache) -> None:
@@ -75,3 +75,12 @@ def test_a_file_that_was_cut_can_not_be_opened(make_files: MakeFiles, part: floa
         return "was opened"
 
     assert end_of_child(open_it) == ("StoreError", 0)
+
+
+def test_a_key_that_is_too_high_is_damage(make_files: MakeFiles) -> None:
+    """Whatever is new could only be stored before it, where it would be taken for old."""
+    files = make_files()
+    with files.store().writing() as batch:
+        assert batch._txn.put(b"\xff" * SERIAL_BYTES, bytes(100), db=batch._records)
+    check_that_it_serves_without(files.cache())
+    assert files.shared.take_damage()

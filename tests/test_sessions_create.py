@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -135,3 +138,55 @@ def test_the_working_directory_stays(files: CacheFiles) -> None:
     with pytest.raises(StoreError):
         Store(files.file._replace(name="missing"))
     assert os.getcwd() == before
+
+
+def test_making_it_afresh_while_others_open_it(tmp_path: Path) -> None:
+    """Who opens by name gets one file or the other, whole, with room on the disk behind its map."""
+    files = CacheFiles(tmp_path, size_limit=64 * MIB)
+
+    def come_and_go() -> int:
+        os.close(files.claim)
+        opened = 0
+        while os.getppid() == parent:
+            with contextlib.suppress(StoreError):
+                store = Store(files.file)
+                put(store, *range(opened * 20 + 1, opened * 20 + 21))
+                store.close()
+                opened += 1
+        return opened
+
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            come_and_go()
+        finally:
+            os._exit(0)
+    try:
+        for _ in range(200):
+            os.close(files.claim)
+            files.claim = create(files.file)
+            assert files.file.mark is not None
+            inode, granted = files.file.mark
+            status = files.path.stat()
+            assert status.st_ino == inode
+            assert status.st_size >= granted > 0
+            assert status.st_blocks * 512 >= granted
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert in_child(lambda: Store(files.file).read(bytes(16))) is None
+    files.remove()
+
+
+def test_a_claim_that_is_let_go_of_in_a_moment(files: CacheFiles) -> None:
+    """By a process that was forked a moment ago, and has not closed what it does not need."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.02)
+        os._exit(0)
+    os.close(files.claim)
+    files.claim = create(files.file)
+    os.waitpid(pid, 0)
+    with pytest.raises(StoreError, match="unable to get exclusive lock"):
+        create(files.file)

@@ -82,7 +82,7 @@ def test_swapped_records_are_refused(make_files: MakeFiles, encrypted: bool) -> 
     with files.store().writing() as batch:  # the right records, and the wrong ways to them
         for place, (digest, serial, data), other in ((a.serial, a, b), (b.serial, b, a)):
             assert batch._txn.put(place, serial + digest + data, db=batch._records)
-            assert batch._txn.put(other.digest, place, db=batch._places)
+            assert batch._txn.put(other.digest, place + place, db=batch._places)
     check_that_nothing_is_found()
 
 

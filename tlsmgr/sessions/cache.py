@@ -13,6 +13,7 @@ Log lines at TLS log level 2 are stock's. Nothing else is ever logged of an entr
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -95,8 +96,11 @@ class SessionCache:
                     self._complain(error)
                     break
             except StoreError as error:
+                if isinstance(error, DiskFull) and len(changes) > 1:  # for a large one among them
+                    return [self.apply([change], now)[0] for change in changes]
                 self._complain(error)
                 break
+        self.expired = []
         return [change.session is not None for change in changes]
 
     def size(self) -> tuple[int, int]:
@@ -121,18 +125,19 @@ class SessionCache:
     def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
         if self._store is None:
             return [change.session is not None for change in changes]
-        expired, self.expired = self.expired, []
         sizes = [len(c.cache_id) + len(c.session) for c in changes if c.session is not None]
         evictions = len(sizes) + EVICTED_AT_ONCE
-        copies = len(changes) + len(expired) + evictions // 2  # the oldest lie side by side
+        copies = len(changes) + len(self.expired) + evictions // 2  # they often lie side by side
         with self._store.writing(copies, sizes) as batch:
-            for cache_id in expired:
+            for cache_id in self.expired:
                 self._delete_if_expired(batch, cache_id, now)
             done = [self._change(batch, change, now) for change in changes]
             goes_on = self._evict(batch, evictions)
-        while goes_on:
-            with self._store.writing(EVICTED_AT_ONCE) as batch:
-                goes_on = self._evict(batch, EVICTED_AT_ONCE)
+        self.expired = []
+        with contextlib.suppress(StoreFull):  # then the next batch goes on
+            while goes_on:
+                with self._store.writing(EVICTED_AT_ONCE, evicts=True) as batch:
+                    goes_on = self._evict(batch, EVICTED_AT_ONCE)
         return done
 
     def _change(self, batch: Batch, change: Change, now: int) -> bool:

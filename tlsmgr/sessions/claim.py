@@ -11,8 +11,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
+
+PATIENCE = 0.1  # seconds: a process that we have just forked has our claim until it lets go of it
+NAP = 0.005  # seconds
 
 
 class StoreError(Exception):
@@ -35,12 +39,17 @@ class StoreFile(NamedTuple):
 def claim(name: str) -> int:
     """Take the file for this process and its children; LMDB's own locks are on another file."""
     descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreError(f"unable to get exclusive lock on {name}: {error.strerror}") from None
-    return descriptor
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if isinstance(error, BlockingIOError) and time.monotonic() < deadline:
+                time.sleep(NAP)
+                continue
+            os.close(descriptor)
+            raise StoreError(f"unable to get exclusive lock on {name}: {error.strerror}") from None
+        return descriptor
 
 
 def remove(file: StoreFile) -> None:
@@ -72,4 +81,11 @@ def in_directory(descriptor: int) -> Iterator[None]:
         finally:
             os.close(before)
     except OSError as error:
-        raise StoreError(str(error)) from error
+        raise StoreError(words_of(error)) from error
+
+
+def words_of(error: Exception) -> str:
+    """What went wrong, as a log line says it."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

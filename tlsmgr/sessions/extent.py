@@ -9,9 +9,10 @@ The mark also says which file is ours at all: the one that ``own`` noted when th
 Another daemon's file has the same name, but its length, its keys and its limits are not ours.
 
 Whenever LMDB maps the file it makes it as long as the map: with an old length it would cut off what
-another process was granted meanwhile. Who grants or maps holds ``lock`` therefore, a record lock on
-the open file, which the kernel takes back from the dead; a lock of the process would be gone as
-soon as LMDB closed a descriptor of its own. It is never taken while LMDB's writers' lock is held.
+another process was granted meanwhile. Who grants, maps, opens or makes the file anew is ``locked``
+therefore, by a record lock of the open file, which the kernel takes back from the dead; one of the
+process would be gone as soon as LMDB closed a descriptor of its own. Who holds LMDB's writers' lock
+never waits for it.
 
 On a file system that grants nothing ahead (copy-on-write ones) a full disk still ends a worker, and
 the parent makes the file anew. Raises OSError when the disk is full.
@@ -21,19 +22,45 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import struct
+import time
 from collections.abc import Iterator
 
 MARK_BYTES = 16  # of shared memory: inode number and bytes granted
 STEP = 256 * 1024  # bytes granted at once, at least
+NAP = 0.005  # seconds
 GROWTH = 16  # and at least one part in so many of what there is: to map again costs page faults
 
 
-def own(mark: memoryview, inode: int) -> None:
-    """Note in ``mark`` that the file of this number is ours; nothing of it is granted yet."""
-    mark[1] = 0
-    mark[0] = inode
+def own(mark: memoryview, fd: int) -> None:
+    """Note in ``mark`` that this file, which was written to its end, is ours from now on."""
+    status = os.fstat(fd)
+    mark[1] = status.st_size
+    mark[0] = status.st_ino
+
+
+@contextlib.contextmanager
+def locked(fd: int, patience: float = math.inf) -> Iterator[None]:
+    """Nobody else grants, maps or opens this file meanwhile. OSError when ``patience`` is over.
+
+    ``patience`` is in seconds; without it waiting costs no CPU time.
+    """
+    deadline = time.monotonic() + patience
+    command = fcntl.F_OFD_SETLKW if patience == math.inf else fcntl.F_OFD_SETLK
+    while True:
+        try:
+            fcntl.fcntl(fd, command, _record_lock(fcntl.F_WRLCK))
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(NAP)
+    try:
+        yield
+    finally:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_UNLCK))
 
 
 def grant_lock_table(name: str, size: int) -> None:
@@ -60,11 +87,11 @@ class Extent:
         self._inode = os.fstat(fd).st_ino
         if mark is None:  # one user, who has just made it
             mark = memoryview(bytearray(MARK_BYTES)).cast("Q")
-            own(mark, self._inode)
+            own(mark, fd)
         self._mark = mark
 
     def trouble(self) -> str | None:
-        """Why the file must not be mapped, or None. For the holder of ``lock``."""
+        """Why the file must not be mapped, or None. For who is in ``locked``."""
         if self.is_replaced():
             return "is not the file that was made here"
         if os.fstat(self._fd).st_size < self.granted():  # LMDB would stumble over the hole
@@ -79,19 +106,10 @@ class Extent:
         """Bytes from the start of the file that the disk has promised."""
         return int(self._mark[1]) if self._mark[0] == self._inode else 0
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Nobody else grants or maps meanwhile."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_WRLCK))
-        try:
-            yield
-        finally:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_UNLCK))
-
     def grant(self, end: int, most: int) -> None:
         """Have the disk promise everything up to ``end``, or what it takes to get to ``most``.
 
-        For the holder of ``lock``. Raises OSError when the disk can't.
+        For who is in ``locked``. Raises OSError when the disk can't.
         """
         granted = self.granted()
         if min(end, most) <= granted:
@@ -101,7 +119,3 @@ class Extent:
         os.posix_fallocate(self._fd, granted, end - granted)
         if self._mark[0] == self._inode:  # else it was replaced, and we are about to go
             self._mark[1] = end
-
-    def mappable(self) -> int:
-        """Bytes that may be mapped, for the holder of ``lock``. A new file lies there as it is."""
-        return self.granted() or os.fstat(self._fd).st_size

@@ -19,12 +19,13 @@ from typing import TypeAlias
 
 import lmdb
 
-from tlsmgr.sessions.claim import StoreError, StoreFile, in_directory
-from tlsmgr.sessions.extent import STEP, Extent, grant_lock_table
+from tlsmgr.sessions.claim import StoreError, StoreFile, in_directory, words_of
+from tlsmgr.sessions.extent import STEP, Extent, grant_lock_table, locked
 
 MAX_READERS = 1024  # slots of the reader table: workers, and dead ones not cleared yet
+MAX_TABLES = 4
 LOCK_TABLE = 64 * (MAX_READERS + 64)  # bytes: a cache line a reader, and LMDB's head
-NODE_BYTES = 64  # of half a page, beside id and session: LMDB's head, key, our head and seal
+NODE_BYTES = 70  # of half a page, beside id and session: LMDB's head, key, our head and seal
 REPLACED = "another file was made in place of this one"
 NO_PAGE = "no unused page is left"
 
@@ -52,7 +53,7 @@ def store_errors() -> Iterator[None]:
     except lmdb.MapFullError as error:
         raise StoreFull(NO_PAGE) from error
     except ERRORS as error:
-        raise StoreError(str(error)) from error
+        raise StoreError(words_of(error)) from error
 
 
 def _open_environment(name: str, map_size: int, create: bool) -> lmdb.Environment:
@@ -62,7 +63,7 @@ def _open_environment(name: str, map_size: int, create: bool) -> lmdb.Environmen
         subdir=False,
         mode=0o600,
         map_size=map_size,
-        max_dbs=2,
+        max_dbs=MAX_TABLES,
         max_readers=MAX_READERS,
         max_spare_txns=1,
         writemap=not create,
@@ -82,11 +83,11 @@ class MappedFile:
             self._fd = os.open(file.name, flags, 0o600)
             on_failure.callback(os.close, self._fd)
             self._extent = Extent(self._fd, file.mark)
-            grant_lock_table(file.name, LOCK_TABLE)
-            with self._extent.lock():  # until the tables are open: they must be within the map
+            with locked(self._fd):  # until the tables are open: they must be within the map
                 if trouble := self._extent.trouble():
                     raise StoreError(f"{file.name} {trouble}")
-                map_size = STEP if create else self._extent.mappable()
+                grant_lock_table(file.name, LOCK_TABLE)
+                map_size = STEP if create else self._extent.granted()
                 self.env = _open_environment(file.name, map_size, create)
                 on_failure.callback(self.env.close)
                 self.tables = tuple(self.env.open_db(name, create=create) for name in tables)
@@ -168,11 +169,11 @@ class MappedFile:
 
     def _map(self, end: int) -> None:
         """Map what is granted; before that, ask for all up to ``end``. Raises OSError."""
-        with self._extent.lock():
+        with locked(self._fd):
             if trouble := self._extent.trouble():
                 raise Replaced(REPLACED) if self._extent.is_replaced() else StoreError(trouble)
             try:
                 self._extent.grant(end, self._most)
             finally:
-                self.env.set_mapsize(self._extent.mappable())
+                self.env.set_mapsize(self._extent.granted())
                 self._mapped = self.env.info()["map_size"]

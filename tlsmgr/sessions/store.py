@@ -1,13 +1,13 @@
-"""store - what is in a session file: records by digest, in the order in which they came.
+"""store - what is in a session file: records by digest, and in the order of their age.
 
-Two tables in one file. ``records`` holds the records in places, the order in which their ids came
-first; ``places`` maps the fixed-size digest of a cache id to its place. Appending fills the pages
-(three typical sessions each), and they stay full, because a session that is stored again takes the
-place of the one before.
+Three tables in one file. ``records`` holds the records in places, the order in which their ids came
+first; ``places`` maps the fixed-size digest of a cache id to its place and its age; ``ages`` maps
+an age to a place. Appending fills the pages (three typical sessions each), and a session that is
+stored again takes the place of the one before: nothing else is touched.
 
-Each record has a serial number that only grows, and that of the first one in a place is the name of
-the place. So the record in front is the oldest of all if it still has that serial; else it has been
-stored again since, and when the oldest is looked for it moves to the place where its age belongs.
+Each record has a serial number that only grows, and its age was its serial when it was last looked
+at. So the first of all ages is that of the oldest record if the record still has that serial; else
+it has been stored again since, and gets the age that it deserves before the next one is looked at.
 
 The file is expendable: nothing is ever synced to disk, and it is made afresh at each start, beside
 its name, and renamed into place; never truncated under a reader. It is written through the memory
@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tlsmgr.sessions.claim import StoreError, StoreFile, claim, in_directory, inode_of, remove
-from tlsmgr.sessions.extent import own
+from tlsmgr.sessions.extent import locked, own
 from tlsmgr.sessions.mapped import (
     ERRORS,
     DiskFull,
@@ -55,11 +55,12 @@ __all__ = [
     "remove",
 ]
 
-TABLES = (b"records", b"places")
-SERIAL_BYTES = 6  # of a serial and of a place; big-endian, so that their order is that of age
-PAGES_A_BATCH, PAGES_A_CHANGE = 48, 8  # copied at most, for all practical purposes
-MOVES_A_BATCH = 8  # records that make way, at most, when the oldest is looked for
-PAGES_IN_RESERVE = 64  # so that a full disk does not keep us from evicting
+TABLES = (b"records", b"places", b"ages")
+SERIAL_BYTES = 6  # of a serial, a place and an age; big-endian, so that they are in order
+PAGES_A_BATCH, PAGES_A_CHANGE = 64, 10  # copied at most, for all practical purposes
+AGES_A_BATCH = 16  # that are put right, at most, when the oldest record is looked for
+PAGES_IN_RESERVE = 128  # so that a full disk does not keep us from evicting
+PATIENCE = 0.5  # seconds to wait until nobody grants or maps the old file any more
 _HEAD_BYTES = SERIAL_BYTES + DIGEST_BYTES
 RESERVE = 64 << 20  # bytes of address space over twice the limit: copies, pinned pages
 
@@ -80,15 +81,15 @@ def _record(value: bytes) -> Record:
     return Record(value[SERIAL_BYTES:_HEAD_BYTES], value[:SERIAL_BYTES], value[_HEAD_BYTES:])
 
 
-def _find(txn: Transaction, file: MappedFile, digest: bytes) -> tuple[bytes, Record] | None:
-    """The place and the record of ``digest``; None if there is none, or another digest's."""
-    records, places = file.tables
-    place = txn.get(digest, None, places)
-    value = None if place is None else txn.get(place, None, records)
-    if place is None or value is None:
+def _find(txn: Transaction, file: MappedFile, digest: bytes) -> tuple[bytes, bytes, Record] | None:
+    """Place, age and record of ``digest``; None if there is none, or another digest's."""
+    records, places, _ = file.tables
+    way = txn.get(digest, None, places)
+    value = None if way is None else txn.get(way[:SERIAL_BYTES], None, records)
+    if way is None or value is None:
         return None
     record = _record(value)
-    return (place, record) if record.digest == digest else None
+    return (way[:SERIAL_BYTES], way[SERIAL_BYTES:], record) if record.digest == digest else None
 
 
 def map_size_for(size_limit: int) -> int:
@@ -100,12 +101,14 @@ def create(file: StoreFile) -> int:
     """Make the file afresh, empty, mode 0600, and rename it into place.
 
     Returns a descriptor that keeps the file ours while it is open: another daemon gets a StoreError
-    here. Who has the old file open keeps it, and its lock table, until it is closed.
+    here. Who has the old file open keeps it, and its lock table, until it is closed; nobody opens
+    or maps it meanwhile, as that goes by the name.
     """
     fresh = file._replace(name=file.name + ".new", mark=None)
-    with in_directory(file.directory):
+    with in_directory(file.directory), contextlib.ExitStack() as until_done:
         if inode_of(file) is not None:
-            os.close(claim(file.name))
+            until_done.callback(os.close, old := claim(file.name))
+            until_done.enter_context(locked(old, PATIENCE))
         for leftover in (fresh.name, fresh.name + "-lock", file.name + "-lock"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(leftover)
@@ -114,7 +117,7 @@ def create(file: StoreFile) -> int:
         descriptor = claim(fresh.name)
         os.rename(fresh.name, file.name)
         if file.mark is not None:
-            own(file.mark, os.fstat(descriptor).st_ino)
+            own(file.mark, descriptor)
     return descriptor
 
 
@@ -131,7 +134,7 @@ class Store:
         self._file.close()
 
     def read(self, digest: bytes) -> Record | None:
-        """The record stored under ``digest``, or None. Takes no lock.
+        """The record stored under ``digest``, or None. Takes no lock, unless the file has grown.
 
         All reads until ``end_reading`` or ``writing`` see the file as it was at the first of them.
         """
@@ -143,7 +146,7 @@ class Store:
         except ERRORS as error:
             self.end_reading()
             raise StoreError(str(error)) from error
-        return found[1] if found is not None else None
+        return found[2] if found is not None else None
 
     def end_reading(self) -> None:
         """Let go of what reads have pinned: its pages can't be used again meanwhile."""
@@ -190,75 +193,83 @@ class Store:
 class Batch:
     """Changes to a Store inside one transaction."""
 
-    __slots__ = ("_file", "_moved", "_places", "_records", "_txn")
+    __slots__ = ("_ages", "_corrected", "_file", "_places", "_records", "_txn")
 
     def __init__(self, txn: Transaction, file: MappedFile) -> None:
         self._txn = txn
         self._file = file
-        self._records, self._places = file.tables
-        self._moved: list[bytes] = []  # places of those that made way for the oldest
+        self._records, self._places, self._ages = file.tables
+        self._corrected: list[bytes] = []  # ages that were put right
 
     def put(self, record: Record) -> None:
         """Store a record, the latest of all, in place of what its digest stood for."""
-        txn = self._txn
         digest, serial, data = record
-        place = txn.get(digest, None, self._places)
-        if place is None:
-            txn.put(digest, serial, db=self._places)
-            txn.put(serial, serial + digest + data, append=True, db=self._records)
-        else:
-            txn.put(place, serial + digest + data, db=self._records)
+        way = self._txn.get(digest, None, self._places)
+        if way is not None:
+            self._txn.put(way[:SERIAL_BYTES], serial + digest + data, db=self._records)
+            return
+        self._txn.put(digest, serial + serial, db=self._places)
+        for table, value in ((self._records, serial + digest + data), (self._ages, serial)):
+            if not self._txn.put(serial, value, append=True, db=table):
+                raise StoreError("records are out of order")
 
     def find(self, digest: bytes) -> Record | None:
         """The record stored under ``digest``, or None."""
         found = _find(self._txn, self._file, digest)
-        return found[1] if found is not None else None
+        return found[2] if found is not None else None
 
     def remove(self, record: Record) -> bool:
         """Delete a record; False when it was gone or replaced already."""
         found = _find(self._txn, self._file, record.digest)
-        if found is None or found[1].serial != record.serial:
+        if found is None or found[2].serial != record.serial:
             return False
-        self._txn.delete(record.digest, b"", self._places)
-        return self._txn.delete(found[0], b"", self._records)
+        place, age, _ = found
+        return self._delete(place, age, record.digest)
 
     def evict(self) -> bool:
         """Let the oldest record go; False when there is none."""
-        place = self._oldest()
+        age = self._oldest()
+        place = None if age is None else self._txn.get(age, None, self._ages)
         value = None if place is None else self._txn.get(place, None, self._records)
-        if place is None or value is None:
+        if age is None or place is None or value is None:
             return False
-        if place in self._moved:
-            self._moved.remove(place)
-        digest = _record(value).digest
-        if self._txn.get(digest, None, self._places) == place:  # always so in a sound file
+        return self._delete(place, age, _record(value).digest)
+
+    def _delete(self, place: bytes, age: bytes, digest: bytes) -> bool:
+        if age in self._corrected:
+            self._corrected.remove(age)
+        self._txn.delete(age, b"", self._ages)
+        if self._txn.get(digest, None, self._places) == place + age:  # always so in a sound file
             self._txn.delete(digest, b"", self._places)
         return self._txn.delete(place, b"", self._records)
 
     def _oldest(self) -> bytes | None:
-        """Where the oldest record is; if too many are in its way, the oldest of those."""
-        cursor = self._txn.cursor(self._records)
+        """The age of the oldest record; if too many ages are wrong, the oldest of those."""
+        cursor = self._txn.cursor(self._ages)
         while cursor.first():
-            place, record = cursor.key(), _record(cursor.value())
-            if place == record.serial:
-                return place
-            if len(self._moved) == MOVES_A_BATCH:
-                return min(self._moved)
-            self._move(place, record)
+            age, place = cursor.item()
+            value = self._txn.get(place, None, self._records)
+            if value is None:
+                self._txn.delete(age, b"", self._ages)
+            elif value.startswith(age):
+                return age
+            elif len(self._corrected) == AGES_A_BATCH:
+                return min(self._corrected)
+            else:
+                self._correct(age, place, _record(value))
         return None
 
-    def _move(self, place: bytes, record: Record) -> None:
-        """Give a record the place that its age deserves."""
-        digest, serial, data = record
-        self._txn.delete(place, b"", self._records)
-        self._txn.put(serial, serial + digest + data, db=self._records)
-        self._txn.put(digest, serial, db=self._places)
-        self._moved.append(serial)
+    def _correct(self, age: bytes, place: bytes, record: Record) -> None:
+        """Give a record that was stored again since the age that it deserves."""
+        self._txn.delete(age, b"", self._ages)
+        self._txn.put(record.serial, place, db=self._ages)
+        self._txn.put(record.digest, place + record.serial, db=self._places)
+        self._corrected.append(record.serial)
 
     def entries(self) -> int:
         """How many records there are."""
         return self._txn.stat(self._records)["entries"]
 
     def used_bytes(self) -> int:
-        """Bytes of the pages in use by both tables."""
+        """Bytes of the pages in use by the tables."""
         return self._file.used_bytes(self._txn)

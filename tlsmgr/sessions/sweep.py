@@ -20,7 +20,7 @@ from tlsmgr import log
 from tlsmgr.sessions.cache import CacheRules
 from tlsmgr.sessions.seal import saved_time
 from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile
+from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, StoreFull
 
 SLICE_RECORDS = 500
 BATCH_RECORDS = 50
@@ -63,8 +63,9 @@ class Sweep:
                 )
         try:
             finished = self._slice(int(now))
-        except StoreError:
-            self._shared.report_damage()
+        except StoreError as error:
+            if not isinstance(error, StoreFull):
+                self._shared.report_damage()
             finished = True
         if not finished:
             return PAUSE
@@ -95,11 +96,21 @@ class Sweep:
             self._stir(digest.digest())
 
     def _delete(self, store: Store, expired: list[Record]) -> None:
-        with store.writing(len(expired)) as batch:
-            self.deleted += sum(batch.remove(record) for record in expired)
+        try:
+            self._delete_at_once(store, expired)
+        except StoreFull:  # there may be room for less
+            if len(expired) == 1:
+                raise
+            for record in expired:
+                self._delete(store, [record])
+
+    def _delete_at_once(self, store: Store, expired: list[Record]) -> None:
+        with store.writing(len(expired), evicts=True) as batch:
+            removed = [record for record in expired if batch.remove(record)]
+        self.deleted += len(removed)
         if self._rules.logging:
             seal = self._shared.seal()
-            for record in expired:
+            for record in removed:
                 entry = seal.open(*record)
                 if entry is not None:
                     cache_id = entry.cache_id.decode("utf-8", "surrogateescape")
