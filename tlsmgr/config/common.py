@@ -4,7 +4,39 @@ The first part of the table in `parameters`, with names, defaults, bounds and or
 mail_params.c. A default may refer to a parameter of an earlier row.
 """
 
+from collections.abc import Mapping
+
 from tlsmgr.config.values import Kind, Parameter
+
+DEFAULTS: Mapping[str, str] = {
+    "mail_name": "Postfix",
+    "command_directory": "/usr/sbin",
+    "myorigin": "$myhostname",
+    "mynetworks_style": "${{$compatibility_level} <level {2} ? {subnet} : {host}}",
+    "inet_interfaces": "all",
+    "inet_protocols": "all",
+    "default_process_limit": "100",
+    "ipc_idle": "5s",
+    "ipc_ttl": "1000s",
+    "trigger_timeout": "10s",
+    "fork_attempts": "5",
+    "fork_delay": "1s",
+    "deliver_lock_attempts": "20",
+    "deliver_lock_delay": "1s",
+    "stale_lock_time": "500s",
+    "hash_queue_depth": "1",
+    "hash_queue_names": "deferred, defer",
+    "line_length_limit": "2048",
+    "message_size_limit": "10240000",
+    "lmdb_map_size": "16777216",
+    "berkeley_db_create_buffer_size": "16777216",
+    "berkeley_db_read_buffer_size": "131072",
+    "process_id_directory": "pid",
+    "delay_logging_resolution_limit": "2",
+    "mydestination": "$myhostname, localhost.$mydomain, localhost",
+    "relay_domains": "${{$compatibility_level} <level {2} ? {$mydestination} : {}}",
+}
+"""What values may refer to though nothing here reads it, as all Postfix programs know its default."""
 
 COMMON = (
     Parameter(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tlsmgr.config import syntax
+from tlsmgr.config.common import DEFAULTS
 from tlsmgr.config.expand import Malformed, compatibility_level, expand
 from tlsmgr.config.parameters import OURS, PARAMETERS
 from tlsmgr.config.syntax import NOTHING, Warn
@@ -99,6 +100,7 @@ def load(
         name, value = override(option)
         names[name] = value
     names["service_name"] = service_name
+    names = {**DEFAULTS, **names}
     values: dict[str, Value] = {}
     for row in PARAMETERS:
         if row.name == PROCESS_ID_FROM:
