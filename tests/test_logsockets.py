@@ -141,7 +141,7 @@ def test_a_socket_nobody_reads_blocks_nobody_and_the_loss_is_told(
         assert 0 < len(kept) < 5000
         assert kept == [str(number) for number in range(len(kept))]
         destination.write(log.INFO, "t/t", b"last")
-        loss = f"warning: {5000 - len(kept)} log lines were dropped: nobody read {path}"
+        loss = f"warning: {5000 - len(kept)} log lines were dropped: {path} was not read in time"
         assert texts_waiting(reader) == [loss, "last"]
         destination.write(log.INFO, "t/t", b"more")
         assert texts_waiting(reader) == ["more"]
@@ -178,7 +178,7 @@ def test_a_reader_that_comes_late_or_comes_back_is_found(tmp_path: Path, make: M
     destination.write(log.INFO, "t/t", b"lost")
     with listen(path) as reader:
         destination.write(log.INFO, "t/t", b"one")
-        loss = f"warning: 1 log lines were dropped: nobody read {path}"
+        loss = f"warning: 1 log lines were dropped: {path} was not read in time"
         assert texts_waiting(reader) == [loss, "one"]
         assert len(destination.descriptors()) == 1
     destination.write(log.INFO, "t/t", b"lost")

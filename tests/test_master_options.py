@@ -124,6 +124,24 @@ def test_a_pause_before_a_refusal_ends(stock: bool) -> None:
     assert time.monotonic() - began > 1
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("-V", "-x"), "invalid option: x"),
+        (("-V", "-s", "0", *UNIX), "invalid socket_count: 0"),
+    ],
+)
+def test_a_refusal_is_told_on_standard_error(
+    stock: bool, options: tuple[str, ...], text: str
+) -> None:
+    with MasterChild(stock=stock, options=options) as child:
+        assert child.wait(PATIENCE) == 1
+        assert child.stderr().endswith(f"tlsmgr: fatal: {text}\n") or re.search(
+            rf"tlsmgr\[\d+\]: fatal: {text}\n$", child.stderr()
+        )
+
+
 def test_words_that_are_no_options() -> None:
     """Stock starts, and dies of every request."""
     with MasterChild(arguments=["hello"]) as child:

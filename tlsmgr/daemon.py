@@ -66,7 +66,7 @@ def main() -> int:
 
 def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None:
     """From master's options to the end of service. Raises Fatal."""
-    maillog.connect_early(environment, PROCESS_NAME)
+    maillog.connect_early(environment, PROCESS_NAME, also_stderr="-V" in arguments)
     options = master.parse(arguments, environment)
     if options.to_stderr:
         maillog.connect_early(environment, PROCESS_NAME, also_stderr=True)

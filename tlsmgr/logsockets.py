@@ -88,7 +88,8 @@ class LineSocket:
         raise NotImplementedError
 
     def _loss(self) -> bytes:
-        return f"{self._dropped} log lines were dropped: nobody read {self._paths[0]}".encode()
+        path = self._paths[0]
+        return f"{self._dropped} log lines were dropped: {path} was not read in time".encode()
 
     def _send(self, line: bytes, patience: float) -> bool:
         taken = self._try(line)

@@ -58,7 +58,11 @@ def options() -> argparse.ArgumentParser:
         "-o", dest="overrides", metavar="name=value", action="append", default=[],
         help="set a parameter of main.cf or tlsmgr.cf; may be repeated, the last one wins",
     )  # fmt: skip
-    parser.add_argument("--socket", metavar="PATH", help="listen here (default: private/tlsmgr)")
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        help="listen here (default: private/tlsmgr in the state directory)",
+    )
     parser.add_argument(
         "--daemon", action="store_true", help="serve in the background, and log to syslog"
     )
@@ -211,15 +215,20 @@ def _remove_stale(path: str) -> None:
 
 @contextlib.contextmanager
 def _pid_file(path: str) -> Iterator[None]:
+    """The process id in a file, which goes at the end if it still says that. Follows no link."""
+    ours = f"{os.getpid()}\n"
     try:
-        Path(path).write_text(f"{os.getpid()}\n")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+        with open(fd, "w") as file:
+            file.write(ours)
     except OSError as error:
         raise Fatal(f"cannot write {path}: {error.strerror}") from None
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        with contextlib.suppress(OSError):
+            if Path(path).read_text() == ours:
+                os.unlink(path)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ DEFAULTS: Mapping[str, str] = {
     "mydestination": "$myhostname, localhost.$mydomain, localhost",
     "relay_domains": "${{$compatibility_level} <level {2} ? {$mydestination} : {}}",
 }
-"""What values may refer to though nothing here reads it, as all Postfix programs know its default."""
+"""What values may refer to though nothing here reads it: all Postfix programs know its default."""
 
 COMMON = (
     Parameter(

@@ -127,8 +127,11 @@ class FileWatch:
         if not self._make(file):
             plan.shared.report_damage()
             return False
+        what = "could not be made before, and is made now"
+        if claim is not None:
+            what = "was damaged or removed and is made anew"
         log.warning(
-            f"{file.name} was damaged or removed and is made anew:"
+            f"{file.name} {what}:"
             f" {plan.rules.cache_type} sessions start from empty, which costs nothing but speed"
         )
         return True
