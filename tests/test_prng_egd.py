@@ -1,12 +1,12 @@
 """The job that stirs an external source into the pool: real EGD servers, good and bad."""
 
-import os
 import socket
 from pathlib import Path
 
 import egd_server
 import pytest
 from egd_server import EgdServer, Manner
+from own_descriptors import own_descriptors
 from recording_pool import RecordingPool, warnings
 from recording_pool import pool as pool
 from source_fixtures import PERIOD, assert_silent, finish, opened, time_out
@@ -169,14 +169,14 @@ def test_egd_path_too_long(
 
 
 def test_a_worker_closes_it(pool: RecordingPool, socket_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = own_descriptors()
     with EgdServer(socket_path) as server:
-        inside = set(os.listdir("/proc/self/fd"))
+        inside = own_descriptors()
         for value in ("dev:/dev/urandom", "egd:egd", "/etc/passwd"):
             reseeder = opened(value, pool)
             reseeder.run(0.0)
             reseeder.close()
             reseeder.close()
         del server
-        assert len(set(os.listdir("/proc/self/fd")) - inside) <= 1  # the server's connection
-    assert set(os.listdir("/proc/self/fd")) == before
+        assert len(own_descriptors() - inside) <= 1  # the server's connection
+    assert own_descriptors() == before

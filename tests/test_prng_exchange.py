@@ -8,6 +8,7 @@ import pytest
 from exchange_fixtures import PERIOD, assert_fine
 from exchange_fixtures import exchange as exchange
 from exchange_fixtures import path as path
+from own_descriptors import own_descriptors
 from prng_children import no_child_is_left as no_child_is_left
 from prng_children import run
 from recording_pool import RecordingPool
@@ -112,13 +113,13 @@ def test_mode_is_put_right(exchange: ExchangeFile, path: Path) -> None:
 
 
 def test_a_worker_closes_it(path: Path, pool: RecordingPool) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = own_descriptors()
     exchange = ExchangeFile(str(path), PERIOD, pool)
     exchange.open(0.0)
     exchange.update(0.0)
     exchange.close()
     exchange.close()
-    assert os.listdir("/proc/self/fd") == before
+    assert own_descriptors() == before
 
 
 # The jail

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cache_files import MIB, CacheFiles, in_child
+from own_descriptors import own_descriptors
 from store_records import digest, put, record
 from store_records import files as files
 
@@ -126,10 +127,10 @@ def test_opening_makes_nothing(files: CacheFiles, tmp_path: Path) -> None:
 )
 def test_rubbish_is_a_store_error(files: CacheFiles, content: bytes) -> None:
     files.path.write_bytes(content)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(own_descriptors())
     with pytest.raises(StoreError):
         Store(files.file)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(own_descriptors()) == before
 
 
 def test_the_working_directory_stays(files: CacheFiles) -> None:
