@@ -103,6 +103,7 @@ def start(chosen: argparse.Namespace) -> None:
         if pid_file:
             stack.enter_context(_pid_file(pid_file))
         daemon.serve(conf, daemon.Surroundings((listener,), me(), on_ready=on_ready))
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # one of them too late must not undo it
 
 
 def _announce(path: str) -> None:
