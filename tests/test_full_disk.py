@@ -90,15 +90,11 @@ def test_on_a_full_disk_after_all_were_stored_again(small_disk: Path) -> None:
 
     def work() -> list[bool]:
         cache = files.cache()
-        number = 0
-        while not (filler := small_disk / "filler").exists():
+        for number in range(1000):
             cache.apply([Change(b"%d" % number, bytes(1200))], 0)
-            number += 1
-            if number == 1000:
-                fill_up(small_disk)
-        assert filler.stat().st_size > 0
-        for again in reversed(range(number)):
-            cache.apply([Change(b"%d" % again, bytes(1200))], 0)
+        assert fill_up(small_disk).stat().st_size > 0
+        for number in reversed(range(1000)):
+            cache.apply([Change(b"%d" % number, bytes(1200))], 0)
         kept = []
         for new in range(1500):
             cache.apply([Change(b"new %d" % new, bytes(1200))], 0)

@@ -144,7 +144,7 @@ class SessionCache:
         digest = self._seal.digest(change.cache_id)
         if change.session is None:
             record = batch.find(digest)
-            self._log_delete(change.cache_id)
+            log_delete(self.rules, change.cache_id)
             return record is not None and batch.remove(record)
         serial = self._shared.next_serial()
         entry = Entry(now, change.cache_id if self.rules.logging else b"", change.session)
@@ -159,7 +159,7 @@ class SessionCache:
         if record is None or entry is None or entry.saved + self.rules.timeout >= now:
             return
         batch.remove(record)
-        self._log_delete(cache_id)
+        log_delete(self.rules, cache_id)
 
     # Limits.
 
@@ -211,15 +211,17 @@ class SessionCache:
             )
             log.info(f"write {self._described(entry)}")
 
-    def _log_delete(self, cache_id: bytes) -> None:
-        if self.rules.logging:
-            log.info(f"delete {self.rules.cache_type} session id={_text(cache_id)}")
-
     def _described(self, entry: Entry) -> str:
         return (
             f"{self.rules.cache_type} TLS cache entry {_text(entry.cache_id)}:"
             f" time={entry.saved} [data {len(entry.session)} bytes]"
         )
+
+
+def log_delete(rules: CacheRules, cache_id: bytes) -> None:
+    """Say that a session goes, at the log level of that."""
+    if rules.logging:
+        log.info(f"delete {rules.cache_type} session id={_text(cache_id)}")
 
 
 def _text(cache_id: bytes) -> str:

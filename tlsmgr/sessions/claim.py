@@ -12,11 +12,11 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 PATIENCE = 0.1  # seconds: a process that we have just forked has our claim until it lets go of it
-NAP = 0.005  # seconds
+NAP = 0.005  # seconds between two tries
 
 
 class StoreError(Exception):
@@ -39,17 +39,25 @@ class StoreFile(NamedTuple):
 def claim(name: str) -> int:
     """Take the file for this process and its children; LMDB's own locks are on another file."""
     descriptor = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    deadline = time.monotonic() + PATIENCE
+    try:
+        patiently(lambda: fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB), PATIENCE)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(f"unable to get exclusive lock on {name}: {error.strerror}") from None
+    return descriptor
+
+
+def patiently(take: Callable[[], object], patience: float) -> None:
+    """Try to take a lock for so many seconds; then BlockingIOError goes on to the caller."""
+    deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if isinstance(error, BlockingIOError) and time.monotonic() < deadline:
-                time.sleep(NAP)
-                continue
-            os.close(descriptor)
-            raise StoreError(f"unable to get exclusive lock on {name}: {error.strerror}") from None
-        return descriptor
+            take()
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(NAP)
 
 
 def remove(file: StoreFile) -> None:

@@ -25,12 +25,12 @@ import fcntl
 import math
 import os
 import struct
-import time
 from collections.abc import Iterator
+
+from tlsmgr.sessions.claim import patiently
 
 MARK_BYTES = 16  # of shared memory: inode number and bytes granted
 STEP = 256 * 1024  # bytes granted at once, at least
-NAP = 0.005  # seconds
 GROWTH = 16  # and at least one part in so many of what there is: to map again costs page faults
 
 
@@ -47,16 +47,8 @@ def locked(fd: int, patience: float = math.inf) -> Iterator[None]:
 
     ``patience`` is in seconds; without it waiting costs no CPU time.
     """
-    deadline = time.monotonic() + patience
     command = fcntl.F_OFD_SETLKW if patience == math.inf else fcntl.F_OFD_SETLK
-    while True:
-        try:
-            fcntl.fcntl(fd, command, _record_lock(fcntl.F_WRLCK))
-            break
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(NAP)
+    patiently(lambda: fcntl.fcntl(fd, command, _record_lock(fcntl.F_WRLCK)), patience)
     try:
         yield
     finally:

@@ -23,7 +23,6 @@ from tlsmgr.sessions.claim import StoreError, StoreFile, in_directory, words_of
 from tlsmgr.sessions.extent import STEP, Extent, grant_lock_table, locked
 
 MAX_READERS = 1024  # slots of the reader table: workers, and dead ones not cleared yet
-MAX_TABLES = 4
 LOCK_TABLE = 64 * (MAX_READERS + 64)  # bytes: a cache line a reader, and LMDB's head
 NODE_BYTES = 70  # of half a page, beside id and session: LMDB's head, key, our head and seal
 REPLACED = "another file was made in place of this one"
@@ -56,14 +55,14 @@ def store_errors() -> Iterator[None]:
         raise StoreError(words_of(error)) from error
 
 
-def _open_environment(name: str, map_size: int, create: bool) -> lmdb.Environment:
+def _open_environment(name: str, map_size: int, tables: int, create: bool) -> lmdb.Environment:
     """While it is being made it is written with pwrite(): nothing is granted yet."""
     return lmdb.open(
         name,
         subdir=False,
         mode=0o600,
         map_size=map_size,
-        max_dbs=MAX_TABLES,
+        max_dbs=tables,
         max_readers=MAX_READERS,
         max_spare_txns=1,
         writemap=not create,
@@ -88,7 +87,7 @@ class MappedFile:
                     raise StoreError(f"{file.name} {trouble}")
                 grant_lock_table(file.name, LOCK_TABLE)
                 map_size = STEP if create else self._extent.granted()
-                self.env = _open_environment(file.name, map_size, create)
+                self.env = _open_environment(file.name, map_size, len(tables), create)
                 on_failure.callback(self.env.close)
                 self.tables = tuple(self.env.open_db(name, create=create) for name in tables)
             if os.stat(file.name).st_ino != os.fstat(self._fd).st_ino:
@@ -164,7 +163,7 @@ class MappedFile:
         try:
             self._map(self._mapped + missing)
         except OSError as error:
-            return error.strerror or str(error)
+            return words_of(error)
         return None
 
     def _map(self, end: int) -> None:

@@ -199,7 +199,8 @@ class Batch:
         self._txn = txn
         self._file = file
         self._records, self._places, self._ages = file.tables
-        self._corrected: list[bytes] = []  # ages that were put right
+        # Age, place and digest of the records whose age was put right.
+        self._corrected: list[tuple[bytes, bytes, bytes]] = []
 
     def put(self, record: Record) -> None:
         """Store a record, the latest of all, in place of what its digest stood for."""
@@ -224,27 +225,23 @@ class Batch:
         if found is None or found[2].serial != record.serial:
             return False
         place, age, _ = found
-        return self._delete(place, age, record.digest)
+        return self._delete(age, place, record.digest)
 
     def evict(self) -> bool:
         """Let the oldest record go; False when there is none."""
-        age = self._oldest()
-        place = None if age is None else self._txn.get(age, None, self._ages)
-        value = None if place is None else self._txn.get(place, None, self._records)
-        if age is None or place is None or value is None:
-            return False
-        return self._delete(place, age, _record(value).digest)
+        oldest = self._oldest()
+        return oldest is not None and self._delete(*oldest)
 
-    def _delete(self, place: bytes, age: bytes, digest: bytes) -> bool:
-        if age in self._corrected:
-            self._corrected.remove(age)
+    def _delete(self, age: bytes, place: bytes, digest: bytes) -> bool:
+        if (age, place, digest) in self._corrected:
+            self._corrected.remove((age, place, digest))
         self._txn.delete(age, b"", self._ages)
         if self._txn.get(digest, None, self._places) == place + age:  # always so in a sound file
             self._txn.delete(digest, b"", self._places)
         return self._txn.delete(place, b"", self._records)
 
-    def _oldest(self) -> bytes | None:
-        """The age of the oldest record; if too many ages are wrong, the oldest of those."""
+    def _oldest(self) -> tuple[bytes, bytes, bytes] | None:
+        """Age, place and digest of the oldest record; if too many ages are wrong, of those."""
         cursor = self._txn.cursor(self._ages)
         while cursor.first():
             age, place = cursor.item()
@@ -252,7 +249,7 @@ class Batch:
             if value is None:
                 self._txn.delete(age, b"", self._ages)
             elif value.startswith(age):
-                return age
+                return age, place, _record(value).digest
             elif len(self._corrected) == AGES_A_BATCH:
                 return min(self._corrected)
             else:
@@ -264,7 +261,7 @@ class Batch:
         self._txn.delete(age, b"", self._ages)
         self._txn.put(record.serial, place, db=self._ages)
         self._txn.put(record.digest, place + record.serial, db=self._places)
-        self._corrected.append(record.serial)
+        self._corrected.append((record.serial, place, record.digest))
 
     def entries(self) -> int:
         """How many records there are."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from tlsmgr import log
-from tlsmgr.sessions.cache import CacheRules
+from tlsmgr.sessions.cache import CacheRules, log_delete
 from tlsmgr.sessions.seal import saved_time
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, StoreFull
@@ -113,5 +113,4 @@ class Sweep:
             for record in removed:
                 entry = seal.open(*record)
                 if entry is not None:
-                    cache_id = entry.cache_id.decode("utf-8", "surrogateescape")
-                    log.info(f"delete {self._rules.cache_type} session id={cache_id}")
+                    log_delete(self._rules, entry.cache_id)
