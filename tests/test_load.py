@@ -8,9 +8,10 @@ import random
 import signal
 import threading
 
+import psutil
 import pytest
 from conftest import MakeDaemon
-from daemon_process import Daemon
+from daemon_process import Daemon, wait_for
 from raw_client import (
     NO_SESSION,
     NOT_FOUND,
@@ -135,3 +136,32 @@ def test_stopped_worker_stops_only_its_own_clients(make_daemon: MakeDaemon) -> N
                 assert connection.ask(lookup(b"smtp", b"%d" % number)) == found(b"session")
     finally:
         victim.send_signal(signal.SIGCONT)
+
+
+def wait_until_it_sleeps(worker: psutil.Process) -> None:
+    wait_for(lambda: worker.status() == psutil.STATUS_SLEEPING, "the worker sleeps")
+
+
+def test_connection_that_a_stopped_worker_was_told_of(make_daemon: MakeDaemon) -> None:
+    """It has been woken for it and never looks: another one takes the connection.
+
+    The one that did not accept last is first in the kernel's queue: each is the victim twice. It
+    shares the CPU of this process, which it does not interrupt: it is woken before it stops.
+    """
+    daemon = make_daemon("tlsmgr_worker_processes=2")
+    usable = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(usable)})
+        for victim in daemon.workers():
+            os.sched_setaffinity(victim.pid, {min(usable)})
+            os.sched_setscheduler(victim.pid, os.SCHED_IDLE, os.sched_param(0))
+        for victim in [worker for worker in daemon.workers() for _ in range(2)]:
+            wait_until_it_sleeps(victim)
+            victim.send_signal(signal.SIGSTOP)
+            try:
+                with Connection(daemon.socket_path) as connection:
+                    assert len(data_of(connection.ask(seed(32)), b"seed")) == 32
+            finally:
+                victim.send_signal(signal.SIGCONT)
+    finally:
+        os.sched_setaffinity(0, usable)

@@ -5,6 +5,8 @@ EPOLLEXCLUSIVE: the kernel wakes one idle worker for a connection, the one that 
 in its queue. A worker that accepted goes to the queue's end by registering again, so the idle ones
 take turns; one that is busy is passed over. In a burst, when CPUs are short, whoever runs would
 take all: a worker with far more clients than another steps back for a moment before it accepts.
+One that is stopped or killed between its wake-up and its accept has told nobody: so each worker
+looks again by itself once a second.
 
 When descriptors have run out a worker stops to accept for a longer moment, and leaves connections
 to the others and to the backlog. Nothing here is fatal.
@@ -107,6 +109,16 @@ class Listeners:
             yield connection
             if not listener.has_more():
                 break
+        self._queue_up(fd)
+
+    def look_again(self) -> None:
+        """Have the epoll object tell of connections that another worker did not take."""
+        if not self._paused_until:
+            for fd in self._by_fd:
+                self._queue_up(fd)
+
+    def _queue_up(self, fd: int) -> None:
+        """Go to the end of the kernel's queue; it tells of what waits at this moment."""
         self._epoll.unregister(fd)
         self._epoll.register(fd, _EVENTS)
 

@@ -33,7 +33,7 @@ from tlsmgr.wire import Malformed, Remark, Request, RequestReader, Seed, WakeUp,
 BOOT_ERROR = 3  # exit status: not even started, no use in trying again
 DEFECT = 1  # exit status: a traceback is in the log
 
-CHECK_INTERVAL = 1.0  # seconds between two looks at clients with half-done business
+CHECK_INTERVAL = 1.0  # seconds between two looks at what no event tells of
 REQUESTS_AT_ONCE = 16  # of one client in a turn
 MOST_MISTAKES = 100  # malformed requests of one client
 NANOSECONDS = 1_000_000_000
@@ -139,7 +139,7 @@ class Worker:
             self._deal()
         self._settle()
         if now >= self._next_check:
-            self._check_clients(now)
+            self._check(now)
 
     def _notice(self, fd: int, now: float) -> None:
         """Something other than a client can be read."""
@@ -155,9 +155,10 @@ class Worker:
             self._context.counts[_CONNECTIONS] += 1
             self._clients.welcome(connection)
 
-    def _check_clients(self, now: float) -> None:
-        """Once a second: give up those that keep us waiting."""
+    def _check(self, now: float) -> None:
+        """Once a second: look for connections left over, and give up clients that don't go on."""
         self._next_check = now + CHECK_INTERVAL
+        self._listeners.look_again()
         for client in self._clients.overdue(now - self._heritage.client_timeout):
             log.warning(f"timeout on {self._heritage.source}")
             self._clients.drop(client)
