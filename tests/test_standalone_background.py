@@ -49,6 +49,14 @@ def test_in_the_background(in_background: Daemon) -> None:
     assert not os.path.lexists(path)
 
 
+def test_a_log_that_nobody_reads_is_told_while_somebody_looks(in_background: Daemon) -> None:
+    """Without a running Postfix there is no postlogd, which is what maillog_file asks for."""
+    result = run(in_background, "--daemon", "-o", "maillog_file=/var/log/nobody.log")
+    assert result.returncode == 0, result
+    socket = in_background.directory / "public" / "postlog"
+    assert f"warning: log lines are lost until something reads {socket}\n" in result.stderr
+
+
 def test_a_start_in_the_background_that_fails_says_why(in_background: Daemon) -> None:
     pid_file = in_background.state / "pid"
     arguments = ["--daemon", "--pid-file", str(pid_file)]

@@ -74,6 +74,11 @@ class LineSocket:
         if not self._is_read:
             self._dropped += 1
 
+    @property
+    def path(self) -> str:
+        """Where the reader is expected first."""
+        return self._paths[0]
+
     def descriptors(self) -> tuple[int, ...]:
         """The connection, if there is one."""
         return () if self._socket is None else (self._socket.fileno(),)
@@ -88,8 +93,7 @@ class LineSocket:
         raise NotImplementedError
 
     def _loss(self) -> bytes:
-        path = self._paths[0]
-        return f"{self._dropped} log lines were dropped: {path} was not read in time".encode()
+        return f"{self._dropped} log lines were dropped: {self.path} was not read in time".encode()
 
     def _send(self, line: bytes, patience: float) -> bool:
         taken = self._try(line)

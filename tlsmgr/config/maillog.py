@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from tlsmgr import log
 from tlsmgr.config.load import Configuration
-from tlsmgr.logsockets import Postlog, Syslog
+from tlsmgr.logsockets import LineSocket, Postlog, Syslog
 
 DEV_LOG = "/dev/log"
 
@@ -46,16 +46,22 @@ def connect(
     also_stderr: bool = False,
     dev_log: str = DEV_LOG,
 ) -> None:
-    """Log to where main.cf says, with its tag and facility."""
+    """Log to where main.cf says, with its tag and facility.
+
+    A person who looks at standard error is told when nothing is there that takes the lines.
+    """
+    destination = destination_of(conf, dev_log)
     log.use(
-        destination_of(conf, dev_log),
+        destination,
         f"{conf.text('syslog_name')}/{process_name}",
         keep_utf8=conf.flag("smtputf8_enable"),
         also_stderr=also_stderr,
     )
+    if also_stderr and not destination.descriptors():
+        log.warning(f"log lines are lost until something reads {destination.path}")
 
 
-def destination_of(conf: Configuration, dev_log: str) -> log.Destination:
+def destination_of(conf: Configuration, dev_log: str) -> LineSocket:
     """A connection to postlogd(8) or to syslog."""
     file = conf.text("maillog_file")
     if not file:
