@@ -191,8 +191,10 @@ class MasterChild(PostfixSandbox):
         return [_TAG.sub("", line) for line in self.log_lines(pattern)]
 
     def exchange_file(self) -> bytes:
-        """The content of the exchange file."""
-        return (self.data / "prng_exch").read_bytes()
+        """The content of the exchange file, which is made a moment after the start."""
+        path = self.data / "prng_exch"
+        wait_until(path.exists, PATIENCE)
+        return path.read_bytes()
 
     # Inside.
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,8 @@ def test_time_limit(silent: socket.socket) -> None:
 
 def test_interrupt(silent: socket.socket) -> None:
     command = [*COMMAND, "--socket", silent.getsockname(), "seed", "32"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1) as process:
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job of a script ignores it
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, preexec_fn=heeded) as process:
         connection, _ = silent.accept()
         with connection:
             process.send_signal(signal.SIGINT)
