@@ -7,6 +7,7 @@ traceback in the log unless the test allowed it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -200,7 +201,8 @@ class Daemon:
 
     def _end_by_force(self) -> None:
         for process in self.processes():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         if self._process is not None:
             self._process.wait(PATIENCE)
             assert self._process.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,8 @@ def in_background(idle: Daemon) -> Iterator[Daemon]:
     """Ends what was started in the background, whatever the test did."""
     yield idle
     for process in idle.processes():
-        process.terminate()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child may go before its turn comes
+            process.terminate()
     wait_for(lambda: not idle.processes(), "end of the daemon")
 
 
