@@ -6,8 +6,11 @@ import dataclasses
 import io
 import math
 import random
+import subprocess
+import sys
 from collections import Counter
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +18,21 @@ from hypothesis import strategies as st
 from tlsmgr.bench.drive import Tally
 from tlsmgr.bench.growth import GrowthRow
 from tlsmgr.bench.histogram import bucket_of, merge, middle_of, percentile
-from tlsmgr.bench.measure import Figures, Usage, figures, median_of, medians, quotient, ratios
+from tlsmgr.bench.measure import (
+    Figures,
+    Usage,
+    figures,
+    median_of,
+    medians,
+    quotient,
+    ratios,
+    usage,
+)
 from tlsmgr.bench.progress import Progress
 from tlsmgr.bench.report import noise, ratio, report, table
 from tlsmgr.bench.results import Results
 from tlsmgr.bench.rounds import Row
+from tlsmgr.bench.server import Server, family
 
 PLAIN = Figures(
     requests=1000,
@@ -119,8 +132,35 @@ def test_without_replies_there_are_no_latencies() -> None:
     assert found.fault == "no reply at all"
 
 
-def test_cpu_time_is_unknown_when_processes_came_or_went() -> None:
-    assert figures(tally_with(), Usage({1: 0.0}, 0), Usage({2: 1.0}, 0)).server_cpu is None
+def test_cpu_time_is_unknown_when_it_is_another_server() -> None:
+    found = figures(tally_with(), Usage({1: 0.0}, 0), Usage({2: 1.0}, 0))
+    assert (found.server_cpu, found.others) == (None, None)
+    assert noise([found]) == ""
+
+
+def test_cpu_time_of_a_child_that_went_is_its_parents() -> None:
+    found = figures(tally_with(), Usage({1: 0.0, 2: 0.5}, 0), Usage({1: 1.5, 3: 0.0}, 0))
+    assert found.server_cpu == 250_000
+
+
+def test_a_process_has_used_what_its_children_used() -> None:
+    burn = "import sys, time\nwhile time.process_time() < 0.3: pass"
+    serve = (
+        "import subprocess, sys\nsys.stdin.readline()\n"
+        f"subprocess.run([sys.executable, '-c', {burn!r}])\nprint(flush=True)\nsys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", serve], stdin=-1, stdout=-1, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        process = psutil.Process(parent.pid)
+        server = Server("burning", "", lambda: family(process))
+        before = usage(server)
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "\n"
+        used = usage(server).server_since(before)
+        assert used is not None
+        assert used > 0.25
 
 
 @pytest.mark.parametrize(

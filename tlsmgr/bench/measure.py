@@ -37,7 +37,7 @@ class Figures:
     longest: float | None  # latency, or how long a client waited in vain
     server_cpu: float | None  # microseconds a request, all processes
     generator: float  # share of one CPU that the busiest generator used, 0 to 1
-    others: float  # share of the machine that was neither server nor generator nor idle
+    others: float | None  # share of the machine that was neither server nor generator nor idle
     wrong: int  # replies other than due
     lost: int  # connections closed by the server
     refused: int  # connect(2) that met a full listen queue
@@ -59,10 +59,20 @@ RATIOS = ("rate", "p50", "p99", "server_cpu")
 
 
 class Usage(NamedTuple):
-    """CPU seconds used so far: by the server, None when processes come and go; by all."""
+    """CPU seconds used so far: by each process of the server, the first one first; by all."""
 
     server: dict[int, float]
     machine: float
+
+    def server_since(self, before: Usage) -> float | None:
+        """What the server has used; None when it is not the same server any more.
+
+        A child that has gone meanwhile is no gap: its parent's time contains it then.
+        """
+        first = next(iter(before.server), None)
+        if first is not None and first not in self.server:
+            return None
+        return sum(self.server.values()) - sum(before.server.values())
 
 
 def usage(server: Server) -> Usage:
@@ -73,9 +83,10 @@ def usage(server: Server) -> Usage:
 
 
 def _cpu(process: psutil.Process) -> float:
+    """Its own CPU seconds, and those of the children that it has reaped."""
     with contextlib.suppress(psutil.NoSuchProcess):
         times = process.cpu_times()
-        return float(times.user + times.system)
+        return float(sum((times.user, times.system, times.children_user, times.children_system)))
     return 0.0
 
 
@@ -96,10 +107,9 @@ def measure(
 def figures(tally: Tally, before: Usage, after: Usage) -> Figures:
     """The figures of a run."""
     seconds = tally.elapsed / SECOND
-    same = before.server.keys() == after.server.keys()
-    server = sum(after.server.values()) - sum(before.server.values()) if same else None
-    machine = after.machine - before.machine
-    others = (machine - (server or 0.0) - tally.cpu / SECOND) / seconds / (os.cpu_count() or 1)
+    server = after.server_since(before)
+    machine = after.machine - before.machine - tally.cpu / SECOND  # without the generator's
+    others = None if server is None else (machine - server) / seconds / (os.cpu_count() or 1)
     p50, p99, p99_9, last = (
         _microseconds(percentile(tally.histogram, percent)) for percent in (50, 99, 99.9, 100)
     )
@@ -113,7 +123,7 @@ def figures(tally: Tally, before: Usage, after: Usage) -> Figures:
         longest=max(last or 0.0, tally.longest / MICROSECOND) or None,
         server_cpu=server * 1e6 / tally.requests if server is not None and tally.requests else None,
         generator=tally.busiest,
-        others=max(0.0, others),
+        others=None if others is None else max(0.0, others),
         wrong=tally.wrong,
         lost=tally.lost,
         refused=tally.refused,

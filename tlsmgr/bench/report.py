@@ -151,9 +151,9 @@ def _servers(results: Results) -> str:
 
 def noise(figures: Sequence[Figures]) -> str:
     """What else the machine did meanwhile."""
-    if not figures:
+    others = [each.others for each in figures if each.others is not None]
+    if not others:
         return ""
-    others = [each.others for each in figures]
     text = (
         f"Others used {_share(median_of(others))} of the machine's CPU time"
         f" (median of {len(others)} runs), {_share(max(others))} at most"
