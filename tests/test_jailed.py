@@ -158,12 +158,11 @@ def test_a_sweep_deletes_what_has_expired(jailed: MasterChild) -> None:
 
 
 def test_a_defect_in_a_worker_is_a_traceback_in_the_log(jailed: MasterChild) -> None:
-    """The worker ends; the next one serves."""
-    worker = the_worker(jailed)
+    """The worker ends; the next one serves. Which one that is may just change."""
     with Connection(str(jailed.socket)) as connection:
         connection.send(lookup(b"smtpd", b"fault"))
         assert connection.read_to_end() == b""
-    jailed.wait_log(rf"worker pid {worker.pid} exit status 1$")
+    jailed.wait_log(r"worker pid \d+ exit status 1$")
     lines = [line for line in jailed.texts("panic:") if "StaleReaders" not in line]
     assert "panic: RuntimeError: raised on purpose" in lines
     assert "panic: RuntimeError: raised on purpose" in jailed.log_file.read_text()
