@@ -27,7 +27,15 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tlsmgr.sessions.claim import StoreError, StoreFile, claim, in_directory, inode_of, remove
+from tlsmgr.sessions.claim import (
+    StoreError,
+    StoreFile,
+    claim,
+    in_directory,
+    inode_of,
+    remove,
+    words_of,
+)
 from tlsmgr.sessions.extent import locked, own
 from tlsmgr.sessions.mapped import (
     ERRORS,
@@ -145,7 +153,7 @@ class Store:
             found = _find(txn, self._file, digest)
         except ERRORS as error:
             self.end_reading()
-            raise StoreError(str(error)) from error
+            raise StoreError(words_of(error)) from error
         return found[2] if found is not None else None
 
     def end_reading(self) -> None:
