@@ -14,7 +14,7 @@ Time is passed in, in whole seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,13 +103,15 @@ def deal(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
 
 def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
     """Carry out the changes, in order, one transaction a cache; the replies in the same order."""
-    done: dict[int, bool] = {}
-    for cache in context.caches:
-        mine = [i for i, item in enumerate(deferred) if item.cache is cache]
+    changes: dict[SessionCache, list[Change]] = {cache: [] for cache in context.caches}
+    for cache, change in deferred:
+        changes[cache].append(change)
+    done: dict[SessionCache, Iterator[bool]] = {}
+    for cache, mine in changes.items():
         if mine or cache.expired:
             context.counts[_BATCHES] += 1
-            done.update(zip(mine, cache.apply([deferred[i].change for i in mine], now)))
-    return [_DONE if done[i] else _NOT_DONE for i in range(len(deferred))]
+            done[cache] = iter(cache.apply(mine, now))
+    return [_DONE if next(done[cache]) else _NOT_DONE for cache, _ in deferred]
 
 
 # One handler a request.

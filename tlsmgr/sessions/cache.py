@@ -166,7 +166,8 @@ class SessionCache:
     def _evict(self, batch: Batch, most: int) -> bool:
         """Let the oldest go until both limits hold; True when ``most`` were not enough."""
         limit = self.rules.entry_limit
-        while (limit and batch.entries() > limit) or batch.used_bytes() > self.rules.size_limit:
+        size_limit = self.rules.size_limit
+        while (limit and batch.entries() > limit) or batch.uses_more_than(size_limit):
             if not most:
                 return True
             if not batch.evict():

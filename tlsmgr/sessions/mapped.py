@@ -44,15 +44,19 @@ class DiskFull(StoreError):
     """The disk has no room for a large record, which evicting others would not make."""
 
 
+def store_error(error: Exception) -> StoreError:
+    """One of ERRORS, as what is raised here."""
+    full = isinstance(error, lmdb.MapFullError)
+    return StoreFull(NO_PAGE) if full else StoreError(words_of(error))
+
+
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
     """Raise them as StoreError."""
     try:
         yield
-    except lmdb.MapFullError as error:
-        raise StoreFull(NO_PAGE) from error
     except ERRORS as error:
-        raise StoreError(words_of(error)) from error
+        raise store_error(error) from error
 
 
 def _open_environment(name: str, map_size: int, tables: int, create: bool) -> lmdb.Environment:
@@ -77,6 +81,7 @@ class MappedFile:
 
     def __init__(self, file: StoreFile, tables: tuple[bytes, ...], create: bool = False) -> None:
         self._most = file.map_size
+        self._reach = 0  # the end of the last page, and what the batch at hand asked for beyond it
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         with in_directory(file.directory), store_errors(), contextlib.ExitStack() as on_failure:
             self._fd = os.open(file.name, flags, 0o600)
@@ -113,7 +118,7 @@ class MappedFile:
         """A writing transaction with so many bytes behind the last page, or in unused ones.
 
         ``largest`` are the bytes of the largest record to store. Raises StoreFull, DiskFull, and
-        Replaced.
+        Replaced, beside ERRORS.
         """
         refusal = None
         while True:
@@ -131,6 +136,25 @@ class MappedFile:
             raise
         return txn
 
+    def end(self, txn: Transaction, error: BaseException | None) -> None:
+        """Commit; after an error drop it all. One of ERRORS, before or now, becomes StoreError."""
+        try:
+            if error is None:
+                txn.commit()
+                return
+            txn.abort()
+        except ERRORS as failure:
+            error = failure
+        if isinstance(error, ERRORS):
+            raise store_error(error) from error
+
+    def uses_more_than(self, limit: int, txn: Transaction) -> bool:
+        """Whether ``used_bytes`` of a writing transaction is above the limit.
+
+        To count them takes as long as to store a session: not while the file can't be so long.
+        """
+        return self._reach > limit and self.used_bytes(txn) > limit
+
     def used_bytes(self, txn: Transaction) -> int:
         """Bytes of the pages in use by the tables."""
         return sum(
@@ -144,8 +168,8 @@ class MappedFile:
         if self._extent.is_replaced():
             txn.abort()
             raise Replaced(REPLACED)
-        end = (self.env.info()["last_pgno"] + 1) * self.page_size
-        return txn, end + wanted - self._mapped
+        self._reach = (self.env.info()["last_pgno"] + 1) * self.page_size + wanted
+        return txn, self._reach - self._mapped
 
     def _make_do(self, txn: Transaction, wanted: int, largest: int, refusal: str | None) -> None:
         """Check that there are enough unused pages, as far as one can tell.

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tlsmgr.sessions.claim import (
@@ -34,7 +34,6 @@ from tlsmgr.sessions.claim import (
     in_directory,
     inode_of,
     remove,
-    words_of,
 )
 from tlsmgr.sessions.extent import locked, own
 from tlsmgr.sessions.mapped import (
@@ -44,6 +43,7 @@ from tlsmgr.sessions.mapped import (
     Replaced,
     StoreFull,
     Transaction,
+    store_error,
     store_errors,
 )
 from tlsmgr.sessions.seal import DIGEST_BYTES
@@ -153,7 +153,7 @@ class Store:
             found = _find(txn, self._file, digest)
         except ERRORS as error:
             self.end_reading()
-            raise StoreError(words_of(error)) from error
+            raise store_error(error) from error
         return found[2] if found is not None else None
 
     def end_reading(self) -> None:
@@ -176,11 +176,8 @@ class Store:
                 more = cursor.next()
             return found, cursor.key()
 
-    @contextlib.contextmanager
-    def writing(
-        self, changes: int = 1, sizes: Sequence[int] = (), evicts: bool = False
-    ) -> Iterator[Batch]:
-        """One transaction under the writers' lock: committed at the end, dropped if it raises.
+    def writing(self, changes: int = 1, sizes: Sequence[int] = (), evicts: bool = False) -> Batch:
+        """One transaction under the writers' lock, for a ``with`` statement.
 
         At most ``changes`` records are stored or removed; ``sizes`` are those of the stored ones in
         bytes. StoreFull or DiskFull when the disk has no room for that; a batch that ``evicts`` may
@@ -189,8 +186,11 @@ class Store:
         self.end_reading()
         pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
         wanted = pages * self._file.page_size + 2 * sum(sizes)
-        with store_errors(), self._file.begin_with_room(wanted, max(sizes, default=0)) as txn:
-            yield Batch(txn, self._file)
+        try:
+            txn = self._file.begin_with_room(wanted, max(sizes, default=0))
+        except ERRORS as error:
+            raise store_error(error) from error
+        return Batch(txn, self._file)
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of dead processes; returns how many."""
@@ -199,7 +199,10 @@ class Store:
 
 
 class Batch:
-    """Changes to a Store inside one transaction."""
+    """Changes to a Store in one transaction: committed at the end, dropped if anything is raised.
+
+    It is the context manager itself, as one of contextlib's takes longer than the transaction.
+    """
 
     __slots__ = ("_ages", "_corrected", "_file", "_places", "_records", "_txn")
 
@@ -209,6 +212,12 @@ class Batch:
         self._records, self._places, self._ages = file.tables
         # Age, place and digest of the records whose age was put right.
         self._corrected: list[tuple[bytes, bytes, bytes]] = []
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._file.end(self._txn, error)
 
     def put(self, record: Record) -> None:
         """Store a record, the latest of all, in place of what its digest stood for."""
@@ -274,6 +283,10 @@ class Batch:
     def entries(self) -> int:
         """How many records there are."""
         return self._txn.stat(self._records)["entries"]
+
+    def uses_more_than(self, limit: int) -> bool:
+        """Whether the pages in use by the tables take more bytes than that."""
+        return self._file.uses_more_than(limit, self._txn)
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use by the tables."""
