@@ -84,7 +84,7 @@ def test_scenes(tmp_path: Path) -> None:
         assert row["p99_ratio"] == pytest.approx(then["p99"] / quiet["p99"])
         assert row["longest"] >= then["p99"]
     killed = found["scenes"][2]["disturbed"][0]
-    assert killed["server_cpu"] is None  # workers came and went
+    assert killed["server_cpu"] > 0  # of those that were killed as well
     assert killed["wrong"] == 0
     assert any("signal 9" in line for line in found["servers"][0]["complaints"])
 
