@@ -131,7 +131,7 @@ class MappedFile:
             refusal = self._grow(missing)
         try:
             self._make_do(txn, wanted, largest, refusal)
-        except StoreError:
+        except (StoreError, *ERRORS):
             txn.abort()
             raise
         return txn
