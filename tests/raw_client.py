@@ -6,7 +6,9 @@ The functions at the end write the six requests; replies come back as the bytes 
 from __future__ import annotations
 
 import base64
+import fcntl
 import socket
+import termios
 import time
 
 ANNOUNCEMENT = b"protocol\0tlsmgr_protocol\0\0"
@@ -50,6 +52,13 @@ class Connection:
     def half_close(self) -> None:
         """Say that no more will be sent."""
         self.socket.shutdown(socket.SHUT_WR)
+
+    def wait_until_taken(self) -> None:
+        """Until the server has read all that was sent: what comes next is another segment."""
+        deadline = time.monotonic() + TIMEOUT
+        while fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)) != bytes(4):
+            assert time.monotonic() < deadline, "the server does not read"
+            time.sleep(0.001)
 
     def read_list(self) -> bytes:
         """One attribute list, terminator included. Raises EOFError at the end of the stream."""

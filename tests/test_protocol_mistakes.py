@@ -123,8 +123,7 @@ def test_a_stray_nul_has_no_answer(recorded_daemon: Daemon, short: bytes) -> Non
     start = len(recorded_daemon.log())
     with Connection(recorded_daemon.socket_path) as connection:
         connection.send(short)
-        with Connection(recorded_daemon.socket_path) as other:
-            other.ask(seed(1))
+        connection.wait_until_taken()
         assert connection.ask(policy(b"smtp")) == policy_is(1, 3600)
     assert recorded_daemon.lines(start) == []
 
