@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from bench_tool import need_compiler
 from conftest import MakeDaemon
@@ -18,6 +21,7 @@ from tlsmgr.bench import build
 from tlsmgr.bench.drive import Generators, Tally
 from tlsmgr.bench.loads import LOADS
 from tlsmgr.bench.plan import for_filling, for_load, write_plan
+from tlsmgr.bench.server import serving
 from tlsmgr.bench.servers import Wish, start_of
 from tlsmgr.client import Client
 from tlsmgr.log import Fatal
@@ -41,6 +45,16 @@ def test_a_running_server_is_known_by_all_its_processes(
         )
         assert server.workers() == []  # not ours to kill
     assert daemon.is_running
+
+
+def test_a_process_that_goes_while_it_is_looked_at_is_none(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as passing:
+        gone = psutil.Process(passing.pid)
+    monkeypatch.setattr("tlsmgr.bench.server.family", lambda first: [gone, first])
+    first = psutil.Process(daemon.pid)
+    assert serving(daemon.socket_path, first) == [first]
 
 
 # Generators: both do the same.

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
+from postfix_sandbox import wait_until
 from raw_client import Connection, policy, policy_is
 
 pytestmark = NEEDS_POSTFIX
@@ -84,7 +85,7 @@ def test_sigterm_is_an_orderly_end(whom: str) -> None:
 def test_workers_end_with_a_killed_parent() -> None:
     with MasterChild() as child, Connection(str(child.socket)) as connection:
         child.wait_until_ready()
-        assert len(child.group()) == 3
+        wait_until(lambda: len(child.group()) == 3, PATIENCE)  # the first sweep is over
         began = time.monotonic()
         os.kill(child.pid, signal.SIGKILL)
         assert connection.read_to_end() == b""

@@ -92,7 +92,14 @@ def serving(path: str, first: psutil.Process) -> list[psutil.Process]:
     """
     table = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines())
     links = {f"socket:[{row[6]}]" for row in table if len(row) > 7 and path.endswith(row[7])}
-    return [p for p in family(first) if p.name() != "master" and links & _descriptors(p.pid)]
+    return [p for p in family(first) if _name(p) != "master" and links & _descriptors(p.pid)]
+
+
+def _name(process: psutil.Process) -> str:
+    """Its name, "" when it has gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return str(process.name())
+    return ""
 
 
 def _descriptors(pid: int) -> set[str]:
