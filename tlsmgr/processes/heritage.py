@@ -31,7 +31,7 @@ from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
 
-LONGEST_HEARTBEAT = 1.0  # seconds between two turns of an idle worker
+LONGEST_HEARTBEAT = 1.0  # seconds between two turns of an idle worker, as often as it checks
 SPREAD_SLACK = 16  # clients that a worker may have beyond its share of another's
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
 

@@ -117,22 +117,25 @@ class MappedFile:
     def begin_with_room(self, wanted: int, largest: int) -> Transaction:
         """A writing transaction with so many bytes behind the last page, or in unused ones.
 
-        ``largest`` are the bytes of the largest record to store. Raises StoreFull, DiskFull, and
-        Replaced, beside ERRORS.
+        ``largest`` are the bytes of the largest record to store. Raises StoreError; StoreFull,
+        DiskFull and Replaced among others.
         """
         refusal = None
-        while True:
-            txn, missing = self._begin_writing(wanted)
-            if missing <= 0:
-                return txn
-            if refusal or self._mapped >= self._most:
-                break
-            txn.abort()
-            refusal = self._grow(missing)
+        try:
+            while True:
+                txn, missing = self._begin_writing(wanted)
+                if missing <= 0:
+                    return txn
+                if refusal or self._mapped >= self._most:
+                    break
+                txn.abort()
+                refusal = self._grow(missing)
+        except ERRORS as error:
+            raise store_error(error) from error
         try:
             self._make_do(txn, wanted, largest, refusal)
-        except (StoreError, *ERRORS):
-            txn.abort()
+        except (StoreError, *ERRORS) as error:
+            self.end(txn, error)
             raise
         return txn
 

@@ -27,14 +27,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tlsmgr.sessions.claim import (
-    StoreError,
-    StoreFile,
-    claim,
-    in_directory,
-    inode_of,
-    remove,
-)
+from tlsmgr.sessions.claim import StoreError, StoreFile, claim, in_directory, inode_of, remove
 from tlsmgr.sessions.extent import locked, own
 from tlsmgr.sessions.mapped import (
     ERRORS,
@@ -186,11 +179,7 @@ class Store:
         self.end_reading()
         pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
         wanted = pages * self._file.page_size + 2 * sum(sizes)
-        try:
-            txn = self._file.begin_with_room(wanted, max(sizes, default=0))
-        except ERRORS as error:
-            raise store_error(error) from error
-        return Batch(txn, self._file)
+        return Batch(self._file.begin_with_room(wanted, max(sizes, default=0)), self._file)
 
     def clear_stale_readers(self) -> int:
         """Free the reader slots of dead processes; returns how many."""
