@@ -5,13 +5,12 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
-from daemon_process import Daemon
-from small_disks import mounted
+from support.daemon_process import Daemon, MakeDaemon
+from support.small_disks import mounted
 
-pytest.register_assert_rewrite("daemon_clients", "standalone_program")
+pytest.register_assert_rewrite("support.daemon_clients", "support.standalone_program")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -21,19 +20,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in long]
-
-
-class MakeDaemon(Protocol):
-    """Makes a daemon that is ended and checked when the test is over."""
-
-    def __call__(
-        self,
-        *overrides: str,
-        arguments: tuple[str, ...] = (),
-        state: str = "",
-        sabotage: str = "",
-        start: bool = True,
-    ) -> Daemon: ...
 
 
 @pytest.fixture

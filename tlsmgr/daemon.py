@@ -5,7 +5,7 @@ it goes to the queue directory, opens as root what only root may open, as mail_o
 makes what the processes share, goes into the jail, and only then lets workers loose. A review of
 security is reading this one function and ``processes.jail``.
 
-What differs between a start by master(8) and one by hand comes in as ``Surroundings``: ``main`` is
+What differs between a start by master(8) and one by hand comes in as ``StartMode``: ``main`` is
 the program that master(8) runs, ``standalone`` the one for people.
 
 Fatal (log.Fatal, one line): no queue directory, no shared memory, a failed self-test of the random
@@ -29,16 +29,16 @@ from tlsmgr.config import accounts, maillog
 from tlsmgr.config.caches import cache_settings
 from tlsmgr.config.load import Configuration, directory_of, load
 from tlsmgr.config.randomness import RandomSettings, random_settings
-from tlsmgr.config.redirect import Haven
+from tlsmgr.config.redirect import WritableDir
 from tlsmgr.log import Fatal
 from tlsmgr.prng.exchange import ExchangeFile
 from tlsmgr.prng.pool import Pool
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail, master, once
-from tlsmgr.processes.heritage import (
-    Heritage,
+from tlsmgr.processes.inherited import (
+    Inherited,
     find_caches,
-    make_heritage,
+    make_inherited,
     make_pool,
     share_memory,
     worker_count,
@@ -86,12 +86,12 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
         master.run_debugger(conf.text("debugger_command"))
     identity = jail.Identity(owner.name, owner.uid, owner.gid, options.unprivileged, options.chroot)
     if options.on_stdin:
-        serve(conf, Surroundings((), identity, options.service_name, on_stdin=True))
+        serve(conf, StartMode((), identity, options.service_name, on_stdin=True))
         return
     listeners = master.take_descriptors(options.sockets)
     serve(
         conf,
-        Surroundings(
+        StartMode(
             listeners,
             identity,
             options.service_name,
@@ -102,7 +102,7 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class StartMode:
     """How this daemon was started.
 
     ``watched`` are descriptors whose becoming readable means the end: master's status channel.
@@ -117,7 +117,7 @@ class Surroundings:
     on_stdin: bool = False
 
 
-def serve(conf: Configuration, around: Surroundings) -> None:
+def serve(conf: Configuration, mode: StartMode) -> None:
     """Be the parent until told to stop. Raises Fatal."""
     _set_limits()
     _change_directory(conf.text("queue_directory"))
@@ -125,20 +125,20 @@ def serve(conf: Configuration, around: Surroundings) -> None:
     pool = make_pool(conf, memory)
     reseeder = _make_reseeder(conf, pool)
     reseeder.open(time.monotonic())
-    with jail.effective(around.identity):
-        haven = Haven(around.identity.name, around.identity.uid, conf.text("data_directory"))
-        exchange = _make_exchange(random_settings(conf, haven, log.warning), pool)
+    with jail.effective(mode.identity):
+        writable = WritableDir(mode.identity.name, mode.identity.uid, conf.text("data_directory"))
+        exchange = _make_exchange(random_settings(conf, writable, log.warning), pool)
         exchange.open(time.monotonic())
-        caches = find_caches(cache_settings(conf, haven, log.warning), memory)
-        jail.rehearse(next((file.directory for _, file in caches if file is not None), None))
-    heritage = make_heritage(conf, around.listeners, around.service_name, memory, pool, caches)
-    jail.enter(around.identity, conf.text("queue_directory"))
+        caches = find_caches(cache_settings(conf, writable, log.warning), memory)
+        jail.preload(next((file.directory for _, file in caches if file is not None), None))
+    inherited = make_inherited(conf, mode.listeners, mode.service_name, memory, pool, caches)
+    jail.enter(mode.identity, conf.text("queue_directory"))
     try:
-        _run(conf, around, heritage, (reseeder, exchange))
+        _run(conf, mode, inherited, (reseeder, exchange))
     except CannotServe as error:
         raise Fatal(str(error)) from None
     finally:
-        with jail.effective(around.identity):
+        with jail.effective(mode.identity):
             exchange.save()
         pool.wipe()
         memory.wipe()
@@ -179,44 +179,44 @@ def _make_exchange(settings: RandomSettings, pool: Pool) -> ExchangeFile:
 
 def _run(
     conf: Configuration,
-    around: Surroundings,
-    heritage: Heritage,
+    mode: StartMode,
+    inherited: Inherited,
     randomness: tuple[Reseeder, ExchangeFile],
 ) -> None:
     """Make the files, then serve: one request, or until the end."""
     janitor = Janitor()
     timeout = conf.seconds("daemon_timeout")
-    parent = Parent(heritage, worker_count(conf), timeout, janitor, around.on_ready)
-    for descriptor in around.watched:
+    parent = Parent(inherited, worker_count(conf), timeout, janitor, mode.on_ready)
+    for descriptor in mode.watched:
         parent.watch(descriptor, parent.stop)
-    watch = FileWatch(heritage.caches, parent.retire_workers, heritage.pool.extract)
-    as_owner = jail.effective(around.identity)
+    watch = FileWatch(inherited.caches, parent.retire_workers, inherited.pool.extract)
+    as_owner = jail.effective(mode.identity)
     as_owner(watch.make_all)()
-    if around.on_stdin:
-        once.serve(heritage)
+    if mode.on_stdin:
+        once.serve(inherited)
         return
     janitor.on_death(watch.child_died)
-    janitor.on_death(lambda _: janitor.hasten("stale readers"))
+    janitor.on_death(lambda _: janitor.run_soon("stale readers"))
     janitor.add("file watch", as_owner(watch.run), delay=1.0)
-    janitor.add("stale readers", StaleReaders(heritage.caches).run)
+    janitor.add("stale readers", StaleReaders(inherited.caches).run)
     reseeder, exchange = randomness
     janitor.add("reseed", lambda _: reseeder.run(time.monotonic()))
     janitor.add("exchange file", as_owner(lambda _: exchange.update(time.monotonic())))
-    _add_sweeps(janitor, parent, heritage)
+    _add_sweeps(janitor, parent, inherited)
     interval = conf.seconds("tlsmgr_statistics_interval")
     if interval:
-        line = StatisticsLine(heritage.stats, interval)
+        line = StatisticsLine(inherited.stats, interval)
         janitor.add("statistics", line.run, delay=interval)
         parent.at_end(line.run)
     parent.run()
 
 
-def _add_sweeps(janitor: Janitor, parent: Parent, heritage: Heritage) -> None:
+def _add_sweeps(janitor: Janitor, parent: Parent, inherited: Inherited) -> None:
     """One for each cache; in stock's order they come after reseed and exchange file."""
-    for plan in heritage.caches:
+    for plan in inherited.caches:
         if plan.file is not None:
             cache_type = plan.rules.cache_type
-            sweep = Sweep(plan.rules, plan.shared, plan.file, heritage.pool.stir)
+            sweep = Sweep(plan.rules, plan.shared, plan.file, inherited.pool.stir)
             sweeps = Sweeps(partial(parent.sweep, cache_type, sweep), plan.rules.timeout)
             janitor.add(f"{cache_type} cache sweep", sweeps.run)
 

@@ -2,8 +2,8 @@
 
 Run by workers. A handler is given the context (caches, ticket keys, pool) and a request that is
 well-formed, and returns the bytes of the reply; whatever the client sent, there is one. What costs
-less for many than for one waits for the end of the worker's turn: ``deal`` answers all its seeds
-with one extract, ``settle`` carries out all its updates and deletes as one transaction a cache.
+less for many than for one waits for the end of the iteration: ``answer_seeds`` answers all seeds
+with one extract, ``commit_changes`` carries out all updates and deletes, one transaction a cache.
 Nothing is drawn or written ahead of a request.
 
 Rules: Postfix tlsmgr.c (tlsmgr_service). A type that is not known or a seed size out of range is
@@ -67,14 +67,14 @@ class Context:
 
 
 class Deferred(NamedTuple):
-    """A change that waits for ``settle``, and the cache it is for."""
+    """A change that waits for ``commit_changes``, and the cache it is for."""
 
     cache: SessionCache
     change: Change
 
 
 def handle(context: Context, request: Request, now: int) -> bytes | Seed | Deferred:
-    """The reply to a request; or the request itself when it waits for ``deal``, or a Deferred."""
+    """Return the reply; or the Seed itself, for ``answer_seeds``; or a Deferred change."""
     handler, counter = _HANDLERS[type(request)]
     context.counts[counter] += 1
     return handler(context, request, now)
@@ -85,7 +85,7 @@ def refuse(malformed: Malformed) -> bytes:
     return write_reply(malformed.shape, BAD_REQUEST)
 
 
-def deal(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
+def answer_seeds(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
     """The replies to these requests, in order: one extract, from which each gets its own part."""
     sizes = [seed.size for seed in seeds]
     try:
@@ -101,7 +101,7 @@ def deal(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
     return replies
 
 
-def settle(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
+def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
     """Carry out the changes, in order, one transaction a cache; the replies in the same order."""
     changes: dict[SessionCache, list[Change]] = {cache: [] for cache in context.caches}
     for cache, change in deferred:

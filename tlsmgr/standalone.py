@@ -26,11 +26,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tlsmgr import daemon, log
+from tlsmgr import daemon, daemonize, log
 from tlsmgr.config import maillog
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.log import Fatal
-from tlsmgr.processes import background
 from tlsmgr.processes.jail import Identity
 
 BACKLOG = 511
@@ -98,11 +97,11 @@ def start(chosen: argparse.Namespace) -> None:
         listener = stack.enter_context(listening(path))
         on_ready: Callable[[], None] = partial(_announce, path)
         if chosen.daemon:
-            on_ready = stack.enter_context(background.detached(on_ready))
+            on_ready = stack.enter_context(daemonize.detached(on_ready))
             maillog.connect(conf, "tlsmgr", also_stderr=True)
         if pid_file:
             stack.enter_context(_pid_file(pid_file))
-        daemon.serve(conf, daemon.Surroundings((listener,), me(), on_ready=on_ready))
+        daemon.serve(conf, daemon.StartMode((listener,), me(), on_ready=on_ready))
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # one of them too late must not undo it
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tlsmgr.config.load import Configuration
 from tlsmgr.config.parameters import CACHE_TYPES
-from tlsmgr.config.redirect import Haven, base_name, redirect
+from tlsmgr.config.redirect import WritableDir, base_name, redirect
 from tlsmgr.config.syntax import Warn
 from tlsmgr.log import Fatal
 
@@ -65,10 +65,12 @@ class CacheSettings:
         return bool(self.table) and self.timeout > 0
 
 
-def cache_settings(conf: Configuration, haven: Haven, warn: Warn) -> tuple[CacheSettings, ...]:
+def cache_settings(
+    conf: Configuration, writable: WritableDir, warn: Warn
+) -> tuple[CacheSettings, ...]:
     """The settings of the caches smtpd, smtp and lmtp, in that order."""
     users: dict[str, str] = {}
-    settings = [one_cache(conf, cache_type, users, haven, warn) for cache_type in CACHE_TYPES]
+    settings = [one_cache(conf, cache_type, users, writable, warn) for cache_type in CACHE_TYPES]
     for cache in settings:
         if cache.error and conf.flag("daemon_table_open_error_is_fatal"):
             raise Fatal(cache.error)
@@ -76,7 +78,7 @@ def cache_settings(conf: Configuration, haven: Haven, warn: Warn) -> tuple[Cache
 
 
 def one_cache(
-    conf: Configuration, cache_type: str, users: dict[str, str], haven: Haven, warn: Warn
+    conf: Configuration, cache_type: str, users: dict[str, str], writable: WritableDir, warn: Warn
 ) -> CacheSettings:
     """The settings of one cache; `users` says which cache has which table and file already."""
     timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
@@ -86,7 +88,7 @@ def one_cache(
         claim(table, table, cache_type, users)
         kind, name = split_table(table, conf.text("default_database_type"))
         error = table_error(kind, name)
-        name = place(kind, name, table, haven, warn)
+        name = place(kind, name, table, writable, warn)
         database = f"{kind}:{name}"
         if not error:
             path = f"{name}.sessions"
@@ -132,15 +134,15 @@ def table_error(kind: str, name: str) -> str | None:
     return None
 
 
-def place(kind: str, name: str, table: str, haven: Haven, warn: Warn) -> str:
+def place(kind: str, name: str, table: str, writable: WritableDir, warn: Warn) -> str:
     """The name of a database after redirection.
 
     Postfix keeps `internal:` in the memory of its one process; for several it is a file too.
     """
     if kind == "internal":
-        return f"{haven.data_directory}/{base_name(name)}"
+        return f"{writable.data_directory}/{base_name(name)}"
     if kind in FILE_TYPES:
-        return redirect(name, f"table {table}", haven, warn)
+        return redirect(name, f"table {table}", writable, warn)
     return name
 
 

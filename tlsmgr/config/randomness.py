@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tlsmgr.config.load import Configuration
-from tlsmgr.config.redirect import Haven, redirect
+from tlsmgr.config.redirect import WritableDir, redirect
 from tlsmgr.config.syntax import Warn
 
 PERIOD_LIMIT = (2**31 - 1) // 255
@@ -61,12 +61,12 @@ def entropy_source(conf: Configuration) -> EntropySource:
     return EntropySource(text, SourceKind.FILE if text else SourceKind.NONE, text, size)
 
 
-def random_settings(conf: Configuration, haven: Haven, warn: Warn) -> RandomSettings:
+def random_settings(conf: Configuration, writable: WritableDir, warn: Warn) -> RandomSettings:
     """All settings of the pool."""
     name = conf.text("tls_random_exchange_name")
     return RandomSettings(
         source=entropy_source(conf),
-        exchange_path=redirect(name, f"file {name}", haven, warn) if name else None,
+        exchange_path=redirect(name, f"file {name}", writable, warn) if name else None,
         reseed_period=min(conf.seconds("tls_random_reseed_period"), PERIOD_LIMIT),
         update_period=min(conf.seconds("tls_random_prng_update_period"), PERIOD_LIMIT),
     )

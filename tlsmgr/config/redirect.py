@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tlsmgr.config.syntax import Warn
 
 
-class Haven(NamedTuple):
+class WritableDir(NamedTuple):
     """The user that may own a directory to write to, and where files go otherwise."""
 
     owner_name: str
@@ -22,7 +22,7 @@ class Haven(NamedTuple):
     data_directory: str
 
 
-def redirect(path: str, what: str, haven: Haven, warn: Warn) -> str:
+def redirect(path: str, what: str, writable: WritableDir, warn: Warn) -> str:
     """Where to write a file meant for `path`.
 
     `what` is how the warning names it: `file PATH`, or `table TYPE:NAME` as in main.cf.
@@ -33,13 +33,12 @@ def redirect(path: str, what: str, haven: Haven, warn: Warn) -> str:
         owner = os.stat(directory).st_uid
     except OSError:
         return path
-    if owner == haven.owner_uid:
+    if owner == writable.owner_uid:
         return path
-    warn(f"request to update {what} in non-{haven.owner_name} directory {directory}")
-    warn(
-        f"redirecting the request to {haven.owner_name}-owned data_directory {haven.data_directory}"
-    )
-    return f"{haven.data_directory}/{base_name(path)}"
+    warn(f"request to update {what} in non-{writable.owner_name} directory {directory}")
+    target = f"{writable.owner_name}-owned data_directory {writable.data_directory}"
+    warn(f"redirecting the request to {target}")
+    return f"{writable.data_directory}/{base_name(path)}"
 
 
 def directory_name(path: str) -> str:

@@ -4,7 +4,7 @@
 chroot flag its world is the queue directory; started by hand it is whoever started it, and nothing
 changes. Order and means are those of Postfix chroot_uid.c and set_eugid.c.
 
-``rehearse`` uses once what Python loads only when it is first needed, since behind the wall there
+``preload`` uses once what Python loads only when it is first needed, since behind the wall there
 is no library to load it from. Everything here is fatal when it fails: a daemon with the wrong
 identity must not serve.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tlsmgr.log import Fatal
-from tlsmgr.sessions.seal import DIGEST_BYTES, KEY_BYTES, Entry, Seal
+from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, Entry, Seal
 from tlsmgr.sessions.store import SERIAL_BYTES, Record, Store, StoreError, StoreFile, create, remove
 
 
@@ -73,7 +73,7 @@ def enter(identity: Identity, root_directory: str) -> None:
         raise Fatal(f"cannot become user {identity.name}: {error.strerror}") from None
 
 
-def rehearse(directory: int | None) -> None:
+def preload(directory: int | None) -> None:
     """Use everything once that is loaded late: LMDB, ciphers, codecs, error texts.
 
     ``directory`` is one in which a cache will be kept; a scratch file is made there and removed.

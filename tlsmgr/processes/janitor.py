@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 
 from tlsmgr import log
-from tlsmgr.processes.heritage import CachePlan
-from tlsmgr.sessions.seal import KEY_BYTES
+from tlsmgr.processes.inherited import CachePlan
+from tlsmgr.sessions.record import KEY_BYTES
 from tlsmgr.sessions.store import Store, StoreError, StoreFile, create, inode_of
 from tlsmgr.stats import Stats
 
@@ -54,7 +54,7 @@ class Janitor:
         for act in self._on_death:
             act(code)
 
-    def hasten(self, name: str) -> None:
+    def run_soon(self, name: str) -> None:
         """Run the job in the next turn."""
         self._due[name] = time.monotonic()
 

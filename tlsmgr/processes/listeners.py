@@ -83,7 +83,7 @@ class Listeners:
         if not self._paused_until:
             self._pause(math.inf)
 
-    def give_way(self, now: float) -> bool:
+    def back_off(self, now: float) -> bool:
         """Step back once before the next ``accept``; False when that was done already."""
         if self._gave_way:
             return False
@@ -111,7 +111,7 @@ class Listeners:
                 break
         self._queue_up(fd)
 
-    def look_again(self) -> None:
+    def rearm(self) -> None:
         """Have the epoll object tell of connections that another worker did not take."""
         if not self._paused_until:
             for fd in self._by_fd:

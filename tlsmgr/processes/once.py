@@ -10,20 +10,20 @@ import os
 import time
 
 from tlsmgr import log
-from tlsmgr.processes.boot import make_context
-from tlsmgr.processes.heritage import Heritage
-from tlsmgr.service import Context, deal, handle, refuse, settle
-from tlsmgr.wire import Event, Malformed, Remark, RequestReader, Seed, WakeUp
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.setup import make_context
+from tlsmgr.service import Context, answer_seeds, commit_changes, handle, refuse
+from tlsmgr.wire import Event, InputWarning, Malformed, RequestReader, Seed, WakeUp
 
 READ_SIZE = 32768
 
 
-def serve(heritage: Heritage) -> None:
+def serve(inherited: Inherited) -> None:
     """Serve one request and return."""
-    event = _read_event(RequestReader(heritage.source))
-    if event is None or isinstance(event, WakeUp | Remark):
+    event = _read_event(RequestReader(inherited.source))
+    if event is None or isinstance(event, WakeUp | InputWarning):
         return
-    reply = _answer(make_context(heritage, 0), event)
+    reply = _answer(make_context(inherited, 0), event)
     while reply:
         reply = reply[os.write(1, reply) :]
 
@@ -32,7 +32,7 @@ def _read_event(reader: RequestReader) -> Event | None:
     """The first request, or what is to be said to half of one."""
     while True:
         event = reader.next_event()
-        if isinstance(event, Remark):
+        if isinstance(event, InputWarning):
             log.warning(event.text)
         elif event is not None:
             return event
@@ -44,12 +44,12 @@ def _read_event(reader: RequestReader) -> Event | None:
 
 
 def _answer(context: Context, event: Event) -> bytes:
-    assert not isinstance(event, WakeUp | Remark)
+    assert not isinstance(event, WakeUp | InputWarning)
     now = int(time.time())
     if isinstance(event, Malformed):
         log.warning(event.complaint)
         return refuse(event)
     reply = handle(context, event, now)
     if isinstance(reply, Seed):
-        return deal(context, [reply])[0]
-    return reply if isinstance(reply, bytes) else settle(context, [reply], now)[0]
+        return answer_seeds(context, [reply])[0]
+    return reply if isinstance(reply, bytes) else commit_changes(context, [reply], now)[0]

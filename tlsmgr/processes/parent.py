@@ -9,8 +9,8 @@ A worker that dies is replaced at once; when it dies young again and again, afte
 A worker that can't start at all (BOOT_ERROR, or so many deaths in a row before any worker served)
 ends the parent: one clear message, status 1. A worker without a heartbeat for ``daemon_timeout`` is
 sent SIGABRT, then SIGKILL; the parent itself is ended by SIGALRM, and master(8) starts another.
-When the parent ends, by whatever cause, the lifeline closes and the workers go; at an orderly end
-it waits for them, and kills what is left after ``STOP_TIME``.
+When the parent ends, workers read the end of the pipe parent_alive_fd and go; at an orderly end it
+waits for them, and kills what is left after ``STOP_TIME``.
 
 Forks and waits for workers; takes the locks of pool and ticket keys as slot 0.
 """
@@ -30,7 +30,7 @@ from typing import NoReturn
 
 from tlsmgr import log
 from tlsmgr.processes import signals, sweeper, worker
-from tlsmgr.processes.heritage import Heritage
+from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Janitor
 from tlsmgr.sessions.sweep import Sweep
 
@@ -40,7 +40,7 @@ ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
 YOUNG = 1.0  # seconds; a worker that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
 FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
-FUTILE_STARTS = 10  # deaths in a row before any worker served
+MAX_FAILED_STARTS = 10  # deaths in a row before any worker served
 
 
 @dataclass
@@ -64,13 +64,13 @@ class Parent:
 
     def __init__(
         self,
-        heritage: Heritage,
+        inherited: Inherited,
         workers: int,
         daemon_timeout: float,
         janitor: Janitor,
         on_ready: Callable[[], None],
     ) -> None:
-        self._heritage = heritage
+        self._inherited = inherited
         self._daemon_timeout = daemon_timeout
         self._janitor = janitor
         self._on_ready: Callable[[], None] | None = on_ready
@@ -104,7 +104,7 @@ class Parent:
             self.watch(self._signal_end, self._take_signals)
             try:
                 while not self._stopping:
-                    self._turn()
+                    self._iterate()
             finally:
                 signal.alarm(0)
                 self._end_workers()
@@ -115,19 +115,19 @@ class Parent:
 
     @contextlib.contextmanager
     def _pipes(self) -> Iterator[None]:
-        lifeline, self._lifeline_end = os.pipe()
-        self._bell_end, bell = os.pipe()
-        os.set_blocking(bell, False)
-        os.set_blocking(self._bell_end, False)
-        self._worker_pipes = worker.Pipes(lifeline, bell)
-        self.watch(self._bell_end, lambda: signals.drain(self._bell_end))
+        parent_alive_fd, self._lifeline_end = os.pipe()
+        self._wakeup_end, wakeup_fd = os.pipe()
+        os.set_blocking(wakeup_fd, False)
+        os.set_blocking(self._wakeup_end, False)
+        self._worker_pipes = worker.Pipes(parent_alive_fd, wakeup_fd)
+        self.watch(self._wakeup_end, lambda: signals.drain(self._wakeup_end))
         yield
-        for descriptor in (lifeline, bell, self._bell_end):
+        for descriptor in (parent_alive_fd, wakeup_fd, self._wakeup_end):
             os.close(descriptor)
 
     # The loop.
 
-    def _turn(self) -> None:
+    def _iterate(self) -> None:
         now = time.monotonic()
         signal.alarm(math.ceil(self._daemon_timeout))  # the watchdog of the parent itself
         self._fill_slots(now)
@@ -146,7 +146,7 @@ class Parent:
         if self._on_ready is None or self._vacant:
             return
         slots = [child.slot for child in self._children.values()]
-        if all(self._heritage.vital.last_beat(s) for s in slots if s != self._sweeper_slot):
+        if all(self._inherited.scoreboard.last_beat(s) for s in slots if s != self._sweeper_slot):
             self._on_ready()
             self._on_ready = None
 
@@ -188,10 +188,10 @@ class Parent:
         return True
 
     def _worker(self, slot: int) -> int:
-        return worker.main(self._heritage, slot, self._worker_pipes)
+        return worker.main(self._inherited, slot, self._worker_pipes)
 
     def _sweeper(self, sweep: Sweep, slot: int) -> int:
-        return sweeper.main(self._heritage, slot, self._worker_pipes.lifeline, sweep)
+        return sweeper.main(self._inherited, slot, self._worker_pipes.parent_alive_fd, sweep)
 
     # Children go.
 
@@ -202,15 +202,17 @@ class Parent:
                 return
             child = self._children.pop(pid, None)
             if child is not None:
-                self._bury(child, os.waitstatus_to_exitcode(status))
+                self._cleanup_child(child, os.waitstatus_to_exitcode(status))
 
-    def _bury(self, child: Child, code: int) -> None:
+    def _cleanup_child(self, child: Child, code: int) -> None:
         """Put in order what a dead worker left, and plan its successor."""
-        served = self._heritage.vital.last_beat(child.slot) > 0
-        self._heritage.vital.clear(child.slot)
-        if self._heritage.pool.recover(child.slot) | self._heritage.ticket_keys.recover(child.slot):
+        served = self._inherited.scoreboard.last_beat(child.slot) > 0
+        self._inherited.scoreboard.clear(child.slot)
+        if self._inherited.pool.recover(child.slot) | self._inherited.ticket_keys.recover(
+            child.slot
+        ):
             log.info(f"freed a lock that worker pid {child.pid} held when it died")
-        self._heritage.stats.collect(child.slot)
+        self._inherited.stats.collect(child.slot)
         if self._stopping:
             return
         if not child.retired and (code or child.slot != self._sweeper_slot):
@@ -225,8 +227,8 @@ class Parent:
             raise CannotServe("workers cannot start; see the messages above")
         now = time.monotonic()
         self._futile = 0 if served else self._futile + 1
-        if self._futile >= FUTILE_STARTS:
-            raise CannotServe(f"{FUTILE_STARTS} workers in a row died before they could serve")
+        if self._futile >= MAX_FAILED_STARTS:
+            raise CannotServe(f"{MAX_FAILED_STARTS} workers in a row died before they could serve")
         if now - child.started >= YOUNG or child.retired:
             self._pause = 0.0
         else:
@@ -235,9 +237,9 @@ class Parent:
 
     def _end_the_hung(self, now: float) -> float:
         """End children without a heartbeat; returns the seconds until to look again."""
-        self._heritage.pool.recover(0)  # whether a lock is a dead one's may have been open
+        self._inherited.pool.recover(0)  # whether a lock is a dead one's may have been open
         for child in self._children.values():
-            beat = self._heritage.vital.last_beat(child.slot) or child.started
+            beat = self._inherited.scoreboard.last_beat(child.slot) or child.started
             if child.aborted:
                 if now - child.aborted >= ABORT_TIME:
                     _kill(child.pid, signal.SIGKILL)
@@ -258,14 +260,14 @@ class Parent:
             _kill(child.pid, signal.SIGTERM)
 
     def _end_workers(self) -> None:
-        """Close the lifeline and wait; at the end nobody is left."""
+        """Close the parent_alive_fd and wait; at the end nobody is left."""
         self._stopping = True
         os.close(self._lifeline_end)
         deadline = time.monotonic() + STOP_TIME
         while self._children and (left := deadline - time.monotonic()) > 0:
             self._poll.poll(left * 1000)
             signals.drain(self._signal_end)
-            signals.drain(self._bell_end)
+            signals.drain(self._wakeup_end)
             self._reap()
         for child in self._children.values():
             _kill(child.pid, signal.SIGKILL)

@@ -14,23 +14,23 @@ import select
 import time
 
 from tlsmgr import log
-from tlsmgr.processes import boot
-from tlsmgr.processes.heritage import Heritage
+from tlsmgr.processes import setup
+from tlsmgr.processes.inherited import Inherited
 from tlsmgr.sessions.sweep import Sweep
 
 DEFECT = 1  # exit status: a traceback is in the log
 
 
-def main(heritage: Heritage, slot: int, lifeline: int, sweep: Sweep) -> int:
+def main(inherited: Inherited, slot: int, parent_alive_fd: int, sweep: Sweep) -> int:
     """Do the whole sweep, right after the fork; returns the exit status."""
     try:
-        boot.name_process("tlsmgr-sweeper")
-        boot.close_all_but(heritage.descriptors() | heritage.directories() | {lifeline})
-        heritage.pool.attach(slot)
+        setup.name_process("tlsmgr-sweeper")
+        setup.close_all_but(inherited.descriptors() | inherited.directories() | {parent_alive_fd})
+        inherited.pool.attach(slot)
         end = select.poll()
-        end.register(lifeline)
+        end.register(parent_alive_fd)
         while (pause := sweep.run(time.time())) and sweep.is_under_way:
-            heritage.vital.beat(slot, time.monotonic(), 0)
+            inherited.scoreboard.beat(slot, time.monotonic(), 0)
             if end.poll(pause * 1000):
                 break
     except Exception as bug:

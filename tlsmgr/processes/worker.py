@@ -5,10 +5,10 @@ something, answers lookups and the like at once, all seeds together with one ext
 end, and then carries out all updates and deletes, as one transaction a cache, before they are
 answered. No request makes a disk wait, and no client waits for another one's bytes.
 
-Ends, after the turn at hand: when the parent has gone (its end of the lifeline closes, kill -9
-included), and on SIGTERM. A defect of ours ends it with a traceback in the log and status 1; what
-keeps it from serving at all with status BOOT_ERROR, on which the parent gives up. A cache that
-can't be opened is a warning. It holds no lock between turns, and no descriptor but its heritage.
+Ends after the current iteration: when the parent has gone (parent_alive_fd reports the end of the
+pipe, kill -9 included), and on SIGTERM. A defect of ours ends it with a traceback in the log and
+status 1; what keeps it from serving at all with status BOOT_ERROR. A cache that can't be opened is
+a warning. It holds no lock between iterations, and no descriptor that is not in ``Inherited``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tlsmgr import log
-from tlsmgr.processes import boot
-from tlsmgr.processes.clients import Client, Clients
-from tlsmgr.processes.heritage import Heritage
+from tlsmgr.processes import setup
+from tlsmgr.processes.connections import Client, Clients
+from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.listeners import Listeners
-from tlsmgr.service import Context, Deferred, deal, handle, refuse, settle
+from tlsmgr.service import Context, Deferred, answer_seeds, commit_changes, handle, refuse
 from tlsmgr.stats import INDEX
-from tlsmgr.wire import Malformed, Remark, Request, RequestReader, Seed, WakeUp, read_whole
+from tlsmgr.wire import InputWarning, Malformed, Request, RequestReader, Seed, WakeUp, read_whole
 
 BOOT_ERROR = 3  # exit status: not even started, no use in trying again
 DEFECT = 1  # exit status: a traceback is in the log
@@ -42,16 +42,16 @@ _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], IND
 
 
 class Pipes(NamedTuple):
-    """A worker's ends: ``lifeline`` closes when the parent goes, ``bell`` wakes the parent."""
+    """A worker's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone."""
 
-    lifeline: int
-    bell: int
+    parent_alive_fd: int
+    wakeup_fd: int
 
 
-def main(heritage: Heritage, slot: int, pipes: Pipes) -> int:
+def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
     """Be a worker in ``slot``, right after the fork; returns the exit status."""
     try:
-        worker = _boot(heritage, slot, pipes)
+        worker = _boot(inherited, slot, pipes)
     except Exception as bug:
         log.traceback(bug)
         return BOOT_ERROR
@@ -63,26 +63,26 @@ def main(heritage: Heritage, slot: int, pipes: Pipes) -> int:
     return 0
 
 
-def _boot(heritage: Heritage, slot: int, pipes: Pipes) -> Worker:
-    boot.name_process("tlsmgr-worker")
-    boot.close_all_but(heritage.descriptors() | heritage.directories() | set(pipes))
-    context = boot.make_context(heritage, slot)
-    for directory in heritage.directories():
+def _boot(inherited: Inherited, slot: int, pipes: Pipes) -> Worker:
+    setup.name_process("tlsmgr-worker")
+    setup.close_all_but(inherited.descriptors() | inherited.directories() | set(pipes))
+    context = setup.make_context(inherited, slot)
+    for directory in inherited.directories():
         os.close(directory)
-    return Worker(heritage, slot, pipes, context)
+    return Worker(inherited, slot, pipes, context)
 
 
 class Worker:
     """The event loop."""
 
-    def __init__(self, heritage: Heritage, slot: int, pipes: Pipes, context: Context) -> None:
-        self._heritage = heritage
+    def __init__(self, inherited: Inherited, slot: int, pipes: Pipes, context: Context) -> None:
+        self._inherited = inherited
         self._slot = slot
         self._pipes = pipes
         self._context = context
         self._epoll = select.epoll()
         self._clients = Clients(self._epoll)
-        self._listeners = Listeners(self._epoll, heritage.listeners)
+        self._listeners = Listeners(self._epoll, inherited.listeners)
         self._deferred: list[tuple[Client, Deferred]] = []
         self._seeds: list[tuple[Client, Seed]] = []
         self._unread: list[Client] = []  # they sent more than was looked at so far
@@ -92,14 +92,14 @@ class Worker:
     def run(self) -> None:
         """Serve until told to stop."""
         self._catch_signals()
-        self._epoll.register(self._pipes.lifeline, select.EPOLLIN)
+        self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
         self._listeners.listen()
-        self._heritage.vital.beat(self._slot, time.monotonic(), 0)
+        self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._ring()
         while not self._stopping:
-            self._turn(self._patience())
+            self._iterate(self._patience())
         self._listeners.ignore()
-        self._turn(0.0)
+        self._iterate(0.0)
         self._clients.close_all()
         for cache in self._context.caches:
             cache.close()
@@ -115,22 +115,22 @@ class Worker:
     def _ring(self) -> None:
         """Have the parent look at this worker."""
         with contextlib.suppress(OSError):
-            os.write(self._pipes.bell, b"!")
+            os.write(self._pipes.wakeup_fd, b"!")
 
     def _patience(self) -> float:
         """How many seconds to wait for events."""
         if self._unread:
             return 0.0
-        return self._listeners.patience(time.monotonic(), self._heritage.heartbeat)
+        return self._listeners.patience(time.monotonic(), self._inherited.heartbeat)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _turn(self, timeout: float) -> None:
+    def _iterate(self, timeout: float) -> None:
         """Wait for events and serve them; at the end answer what is answered together."""
         events = self._epoll.poll(timeout)
         now = time.monotonic()
-        self._heritage.vital.beat(self._slot, now, len(self._clients))
+        self._inherited.scoreboard.beat(self._slot, now, len(self._clients))
         self._listeners.resume(now)
         if self._unread:
             self._resume(now)
@@ -141,15 +141,15 @@ class Worker:
         if now >= self._next_check:
             self._check(now)
 
-    def _notice(self, fd: int, now: float) -> None:
+    def _handle_fd(self, fd: int, now: float) -> None:
         """Something other than a client can be read."""
         if fd in self._listeners:
             self._accept(fd, now)
-        elif fd == self._pipes.lifeline:
+        elif fd == self._pipes.parent_alive_fd:
             self._stop()
 
     def _accept(self, fd: int, now: float) -> None:
-        if self._heritage.vital.is_crowded(self._slot) and self._listeners.give_way(now):
+        if self._inherited.scoreboard.is_crowded(self._slot) and self._listeners.back_off(now):
             return
         for connection in self._listeners.accept(fd, now):
             self._context.counts[_CONNECTIONS] += 1
@@ -158,9 +158,9 @@ class Worker:
     def _check(self, now: float) -> None:
         """Once a second: look for connections left over, and give up clients that don't go on."""
         self._next_check = now + CHECK_INTERVAL
-        self._listeners.look_again()
-        for client in self._clients.overdue(now - self._heritage.client_timeout):
-            log.warning(f"timeout on {self._heritage.source}")
+        self._listeners.rearm()
+        for client in self._clients.overdue(now - self._inherited.client_timeout):
+            log.warning(f"timeout on {self._inherited.source}")
             self._clients.drop(client)
 
     # Requests.
@@ -171,7 +171,7 @@ class Worker:
         for fd, _ in events:
             client = find(fd)
             if client is None:
-                self._notice(fd, now)
+                self._handle_fd(fd, now)
             elif client.waits or client.output or client.reader is not None:
                 self._go_on(client, now)
             else:
@@ -180,7 +180,7 @@ class Worker:
                 if request is not None:
                     answer(client, request)
                 elif segment is not None:
-                    self._take(client, segment, now)
+                    self._feed(client, segment, now)
 
     def _answer(self, client: Client, request: Request) -> None:
         """Stir the time of day, and handle the request; some replies wait for the turn's end."""
@@ -207,15 +207,15 @@ class Worker:
             return
         segment = self._clients.read(client)
         if segment is not None:
-            self._take(client, segment, now)
+            self._feed(client, segment, now)
 
-    def _take(self, client: Client, segment: bytes, now: float) -> None:
+    def _feed(self, client: Client, segment: bytes, now: float) -> None:
         """A segment that is not just one request; empty at the end of input."""
         if not segment:
             self._end(client)
             return
         if client.reader is None:
-            client.reader = RequestReader(self._heritage.source)
+            client.reader = RequestReader(self._inherited.source)
         client.reader.receive(segment)
         self._read_requests(client)
         self._clients.note_progress(client, now)
@@ -235,7 +235,7 @@ class Worker:
                 return
             if isinstance(event, Malformed):
                 self._refuse(client, event)
-            elif isinstance(event, Remark):
+            elif isinstance(event, InputWarning):
                 log.warning(event.text)
             elif isinstance(event, WakeUp):
                 self._context.counts[_WAKEUPS] += 1
@@ -251,7 +251,7 @@ class Worker:
         self._clients.send(client, refuse(malformed))
         client.mistakes += 1
         if client.mistakes == MOST_MISTAKES:
-            log.warning(f"too many malformed requests from {self._heritage.source}: disconnected")
+            log.warning(f"too many malformed requests from {self._inherited.source}: disconnected")
         if malformed.final or client.mistakes == MOST_MISTAKES:
             self._clients.drop(client)
 
@@ -268,7 +268,7 @@ class Worker:
 
     def _deal(self) -> None:
         waiting, self._seeds = self._seeds, []
-        replies = deal(self._context, [seed for _, seed in waiting])
+        replies = answer_seeds(self._context, [seed for _, seed in waiting])
         self._reply(waiting, replies)
 
     def _settle(self) -> None:
@@ -278,7 +278,7 @@ class Worker:
         if not (self._deferred or any(cache.expired for cache in self._context.caches)):
             return
         waiting, self._deferred = self._deferred, []
-        replies = settle(self._context, [item for _, item in waiting], int(time.time()))
+        replies = commit_changes(self._context, [item for _, item in waiting], int(time.time()))
         self._reply(waiting, replies)
 
     def _reply(self, waiting: Sequence[tuple[Client, object]], replies: list[bytes]) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tlsmgr import log
-from tlsmgr.sessions.seal import Entry
+from tlsmgr.sessions.record import Entry
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Batch, DiskFull, Record, Replaced, Store, StoreError, StoreFull
 

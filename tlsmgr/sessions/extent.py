@@ -27,7 +27,7 @@ import os
 import struct
 from collections.abc import Iterator
 
-from tlsmgr.sessions.claim import patiently
+from tlsmgr.sessions.file import retry_lock
 
 MARK_BYTES = 16  # of shared memory: inode number and bytes granted
 STEP = 256 * 1024  # bytes granted at once, at least
@@ -48,7 +48,7 @@ def locked(fd: int, patience: float = math.inf) -> Iterator[None]:
     ``patience`` is in seconds; without it waiting costs no CPU time.
     """
     command = fcntl.F_OFD_SETLKW if patience == math.inf else fcntl.F_OFD_SETLK
-    patiently(lambda: fcntl.fcntl(fd, command, _record_lock(fcntl.F_WRLCK)), patience)
+    retry_lock(lambda: fcntl.fcntl(fd, command, _record_lock(fcntl.F_WRLCK)), patience)
     try:
         yield
     finally:

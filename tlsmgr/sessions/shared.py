@@ -11,7 +11,7 @@ give its serials back, and no nonce is used twice.
 
 from __future__ import annotations
 
-from tlsmgr.sessions.seal import KEY_BYTES, Seal
+from tlsmgr.sessions.record import KEY_BYTES, Seal
 from tlsmgr.sessions.store import SERIAL_BYTES
 from tlsmgr.shm import SharedMemory
 

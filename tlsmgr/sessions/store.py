@@ -27,9 +27,9 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tlsmgr.sessions.claim import StoreError, StoreFile, claim, in_directory, inode_of, remove
 from tlsmgr.sessions.extent import locked, own
-from tlsmgr.sessions.mapped import (
+from tlsmgr.sessions.file import StoreError, StoreFile, claim, in_directory, inode_of, remove
+from tlsmgr.sessions.lmdb_file import (
     ERRORS,
     DiskFull,
     MappedFile,
@@ -39,7 +39,7 @@ from tlsmgr.sessions.mapped import (
     store_error,
     store_errors,
 )
-from tlsmgr.sessions.seal import DIGEST_BYTES
+from tlsmgr.sessions.record import DIGEST_BYTES
 
 __all__ = [
     "Batch",

@@ -18,7 +18,7 @@ from hashlib import blake2b
 
 from tlsmgr import log
 from tlsmgr.sessions.cache import CacheRules, log_delete
-from tlsmgr.sessions.seal import saved_time
+from tlsmgr.sessions.record import saved_time
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, StoreFull
 

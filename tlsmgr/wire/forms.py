@@ -84,7 +84,7 @@ class Malformed(NamedTuple):
     final: bool = False
 
 
-class Remark(NamedTuple):
+class InputWarning(NamedTuple):
     """Something odd that did not hinder a request: worth a warning, and no reply of its own."""
 
     text: str
@@ -94,7 +94,7 @@ class WakeUp(NamedTuple):
     """Master's wake-up: it wants the connection closed and no reply."""
 
 
-Event = Request | Malformed | Remark | WakeUp
+Event = Request | Malformed | InputWarning | WakeUp
 
 
 # ------------------------------------------------------------------------------------ value types

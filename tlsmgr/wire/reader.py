@@ -22,10 +22,10 @@ from tlsmgr.wire.forms import (
     Delete,
     Event,
     Form,
+    InputWarning,
     Lookup,
     Malformed,
     Policy,
-    Remark,
     Request,
     Seed,
     TicketKey,
@@ -148,7 +148,7 @@ class RequestReader:
         self._forget_what_was_read()
         return self._refuse_if_oversized()
 
-    def end_of_input(self) -> Malformed | Remark | None:
+    def end_of_input(self) -> Malformed | InputWarning | None:
         """What to make of it that the peer stopped sending: only half a request is worth a word.
 
         It gets a reply when it is known which request it is half of.
@@ -159,7 +159,7 @@ class RequestReader:
         problem = "unexpected end-of-input from" if held else "premature end-of-input on"
         part = "value" if self._at_value else "name"
         text = f"{problem} {self._source} while reading input attribute {part}"
-        return Remark(text) if self._form is None else self._refuse(text)
+        return InputWarning(text) if self._form is None else self._refuse(text)
 
     # Field by field.
 
@@ -217,7 +217,7 @@ class RequestReader:
             return refusal
         self._held = self._finish()
         self._skipping = self._at_value = True
-        return Remark(complaint)
+        return InputWarning(complaint)
 
     def _take_value(self, value: bytes) -> Event | None:
         self._at_value = False

@@ -1,0 +1,148 @@
+"""main - what scripts/tlsmgr-bench does, from the command line to the exit status
+
+0; 1 with one line for what could not be measured, or when figures are worthless because a server
+gave wrong replies; 64 for a mistake on the command line; 130 after ctrl-C or SIGTERM. What was
+found until then is shown in any case. All files are in temporary directories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import options
+from bench.bench import Bench
+from bench.build import generator_command
+from bench.growth import run_growth
+from bench.plot import matplotlib_missing, plot
+from bench.progress import Progress
+from bench.report import report
+from bench.results import Results
+from bench.rounds import fill, load_rows, run_loads
+from bench.scenes import SCENES, SWEEP, run_scenes, scene_rows
+from bench.server import Server
+from bench.servers import ServerSpec, started
+from bench.sweep import run_sweep
+from tlsmgr import log
+from tlsmgr.log import Fatal
+
+USAGE_ERROR = 64  # sysexits(3), EX_USAGE
+INTERRUPTED = 130  # as after SIGINT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, show, and return the exit status."""
+    log.use(log.Stderr(), "tlsmgr-bench")
+    try:
+        chosen = options.parse(arguments)
+    except SystemExit as end:
+        return USAGE_ERROR if end.code else 0
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return _measure_and_show(chosen)
+    except Fatal as error:
+        log.fatal(error.text)
+        return 1
+
+
+def _measure_and_show(chosen: argparse.Namespace) -> int:
+    if chosen.plot and (reason := matplotlib_missing()):
+        raise Fatal(f"--plot: {reason}")
+    results = Results(_bases(chosen), _settings(chosen))
+    status = 0
+    try:
+        _measure(chosen, results)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Fatal as error:
+        log.fatal(error.text)
+        status = 1
+    _show(chosen, results)
+    return status or int(bool(results.faults()))
+
+
+def _bases(chosen: argparse.Namespace) -> list[str]:
+    """The servers that the others are compared with."""
+    if chosen.vs_stock:
+        return list(options.VERSUS_STOCK[:2])
+    return list(chosen.servers[:1]) if len(chosen.servers) > 1 else []
+
+
+def _settings(chosen: argparse.Namespace) -> dict[str, object]:
+    hidden = ("json", "plot")
+    return {name: value for name, value in vars(chosen).items() if name not in hidden}
+
+
+def _measure(chosen: argparse.Namespace, results: Results) -> None:
+    """Everything that was asked for, in the order of the report."""
+    _raise_descriptor_limit()
+    with (
+        tempfile.TemporaryDirectory(prefix="tlsmgr-bench-") as scratch,
+        Progress(_runs(chosen)) as progress,
+    ):
+        directory = Path(scratch)
+        wish = ServerSpec("", directory, {}, chosen.options, chosen.disk)
+        bench = _bench(chosen, directory, progress.tick)
+        if chosen.loads or set(chosen.scenes) & SCENES.keys():
+            with started(chosen.servers, wish) as servers:
+                _measure_together(chosen, results, bench, servers)
+        results.growth.extend(run_growth(bench, chosen.servers, wish, chosen.growth))
+        if set(chosen.scenes) & SWEEP.keys():
+            results.scenes.extend(run_sweep(bench, chosen.servers, wish))
+
+
+def _measure_together(
+    chosen: argparse.Namespace, results: Results, bench: Bench, servers: Sequence[Server]
+) -> None:
+    """The loads, and the scenes that need no server of their own."""
+    fill(bench, servers)
+    results.loads = load_rows(chosen.servers, chosen.loads, chosen.connections)
+    results.scenes = scene_rows(servers, [name for name in chosen.scenes if name in SCENES])
+    try:
+        run_loads(bench, servers, results.loads)
+        run_scenes(bench, servers, results.scenes)
+    finally:
+        results.note(servers)
+
+
+def _bench(chosen: argparse.Namespace, directory: Path, tick: Callable[[str], None]) -> Bench:
+    return Bench(
+        directory,
+        generator_command(directory),
+        chosen.seconds,
+        chosen.rounds,
+        chosen.generators,
+        tick,
+    )
+
+
+def _runs(chosen: argparse.Namespace) -> int:
+    """How many runs there will be, about, for the progress bar."""
+    each = chosen.rounds * (len(chosen.loads) * len(chosen.connections) + len(chosen.scenes))
+    each += len(chosen.growth) * (chosen.rounds + 1) + 1
+    return int(each * len(chosen.servers))
+
+
+def _raise_descriptor_limit() -> None:
+    """For the clients of one server and all that is started from here."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _show(chosen: argparse.Namespace, results: Results) -> None:
+    print(report(results), flush=True)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(results.tree(), indent=1) + "\n")
+    if chosen.plot:
+        plot(results, chosen.plot)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

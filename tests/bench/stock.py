@@ -1,0 +1,110 @@
+"""stock - stock tlsmgr(8) alone, without master(8), for measurements and tests side by side
+
+It is a child of this process, with command line, environment and descriptors as from master(8):
+3 and 4 the flow-control pipe, 5 the status channel, 6 the listen socket. It promises to be gone
+when this process is, killed or not, because it ends with its status channel.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from bench.sandbox import STOP_LIMIT, PostfixSandbox, postconf
+
+ABOVE_ALL = 64  # descriptors from here on are in nobody's way
+SO_SNDBUFFORCE = 32  # Linux socket(7); Python has no name for it
+
+
+@dataclass(kw_only=True, eq=False)
+class StockTlsmgr(PostfixSandbox):
+    """Stock tlsmgr(8) at work on `socket`; `process` is it, while it runs."""
+
+    arguments: Sequence[str] = ()  # more for the command line: "-c" for chroot, "-o", "name=value"
+    backlog: int = 100  # of the listen queue; 100 is what master(8) has by default
+
+    process: psutil.Process | None = None
+
+    def start(self) -> None:
+        """Start it. It takes a moment to open its files; clients wait in the listen queue."""
+        self.write_main_cf()
+        self._status, child_status = socket.socketpair()
+        pause = _enlarge(child_status)
+        with child_status, self._listener() as listener:
+            self.process = psutil.Process(self._spawn(child_status, listener))
+        self._drain = threading.Thread(target=_drain, args=(self._status, pause), daemon=True)
+        self._drain.start()
+
+    def stop(self) -> int | None:
+        """Close the status channel, as at `postfix reload`, or kill; exit status, -N for signal N.
+
+        None if it does not run.
+        """
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        self._status.shutdown(socket.SHUT_RDWR)
+        try:
+            status = process.wait(STOP_LIMIT)
+        except psutil.TimeoutExpired:
+            process.kill()
+            status = process.wait(STOP_LIMIT)
+        self._drain.join()
+        self._status.close()
+        return int(status)
+
+    def _listener(self) -> socket.socket:
+        self.socket.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self.socket))
+        self.socket.chmod(0o666)
+        listener.listen(self.backlog)
+        listener.setblocking(False)
+        return listener
+
+    def _spawn(self, status: socket.socket, listener: socket.socket) -> int:
+        flow_control = os.pipe()
+        wanted = (*flow_control, status.fileno(), listener.fileno())
+        safe = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_ALL) for fd in wanted]
+        try:
+            return os.posix_spawn(
+                os.path.join(postconf("-d", "-h", "daemon_directory"), "tlsmgr"),
+                ["tlsmgr", "-l", "-t", "unix", "-u", "-V", *self.arguments],
+                {"LANG": "C", "GENERATION": "0", "MAIL_CONFIG": str(self.config)},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    # With maillog_file set and no postlogd(8), -V is the only log, to stderr.
+                    (os.POSIX_SPAWN_OPEN, 2, self.log_file, os.O_CREAT | os.O_WRONLY, 0o600),
+                    *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(safe, 3)),
+                ],
+                setpgroup=0,
+            )
+        finally:
+            for fd in (*flow_control, *safe):
+                os.close(fd)
+
+
+def _enlarge(status: socket.socket) -> float:
+    """Make room for many status messages; for how many seconds they may then be left unread."""
+    try:
+        status.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 64 << 20)
+    except PermissionError:  # root, but of a container
+        return 0.0
+    return 0.02
+
+
+def _drain(status: socket.socket, pause: float) -> None:
+    """Read status messages to the end: stock tlsmgr blocks when too many wait.
+
+    At every message it would take turns with whoever measures, for the interpreter's lock.
+    """
+    while status.recv(1 << 20):
+        time.sleep(pause)

@@ -1,0 +1,160 @@
+"""A daemon whose caches' files are damaged, removed or shared: it serves, and they heal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from support.cache_files import empty_all_branches
+from support.daemon_clients import serve_on
+from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.raw_client import NO_SESSION, OK, Connection, data_of, found, lookup, seed, update
+
+
+def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
+    """The file is made anew, those who knew the old one go, and sessions are kept again."""
+    numbers = iter(range(1_000_000))
+    wait_for(
+        lambda: serve_on(daemon, next(numbers)) and "made anew" in daemon.log(),
+        "a new file",
+    )
+    wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")
+    wait_for(lambda: serve_on(daemon, next(numbers)), "sessions")
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(random.randbytes(path.stat().st_size))
+
+
+def garbage_behind_the_head(path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.seek(8192)
+        file.write(random.randbytes(size - 8192))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "removed": Path.unlink,
+    "renamed": lambda path: path.rename(path.with_name("elsewhere")),
+    "truncated to nothing": lambda path: os.truncate(path, 0),
+    "truncated to its head": lambda path: os.truncate(path, 8192),
+    "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "garbage": garbage,
+    "garbage behind the head": garbage_behind_the_head,
+    "damaged branches": empty_all_branches,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_service_goes_on_and_the_file_heals(daemon: Daemon, damage: str) -> None:
+    path = daemon.directory / "smtp_scache.sessions"
+    with Connection(daemon.socket_path) as connection:
+        for number in range(2000):
+            assert connection.ask(update(b"smtp", b"old %d" % number, bytes(1200))) == OK
+        assert connection.ask(update(b"smtpd", b"other", b"session")) == OK
+    workers = daemon.workers()
+    DAMAGE[damage](path)
+    with Connection(daemon.socket_path) as connection, contextlib.suppress(EOFError, OSError):
+        for number in range(0, 2000, 50):
+            connection.ask(lookup(b"smtp", b"old %d" % number))
+    serve_until_it_heals(daemon, workers)
+    assert path.stat().st_mode & 0o7777 == 0o600
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(lookup(b"smtp", b"old 7")) == NO_SESSION
+        if damage in ("removed", "renamed"):
+            assert connection.ask(lookup(b"smtpd", b"other")) == found(b"session")
+
+
+def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
+    """In different directories. The watch must not take one for the other."""
+    daemon = make_daemon(
+        "tlsmgr_worker_processes=1",
+        "smtp_tls_session_cache_database=btree:${data_directory}/private/cache",
+        "smtpd_tls_session_cache_database=btree:${data_directory}/cache",
+    )
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(update(b"smtp", b"id", b"of smtp")) == OK
+        assert connection.ask(update(b"smtpd", b"id", b"of smtpd")) == OK
+        (daemon.directory / "lmtp_scache.sessions").unlink()
+        daemon.wait_for_log("lmtp_scache.sessions was damaged or removed")
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(lookup(b"smtp", b"id")) == found(b"of smtp")
+        assert connection.ask(lookup(b"smtpd", b"id")) == found(b"of smtpd")
+    assert sum(line.startswith("warning") for line in daemon.lines()) == 1
+
+
+def test_a_second_daemon_on_the_same_state_does_no_harm(make_daemon: MakeDaemon) -> None:
+    """It may serve without sessions of its own, or not at all."""
+    first = make_daemon("tlsmgr_worker_processes=2")
+    workers = first.workers()
+    start = len(first.log())
+
+    def check(number: int) -> None:
+        with Connection(first.socket_path) as connection:
+            assert connection.ask(update(b"smtp", b"id %d" % number, bytes(1200))) == OK
+            for old in range(number + 1):
+                assert connection.ask(lookup(b"smtp", b"id %d" % old)) == found(bytes(1200))
+
+    for number in range(50):
+        check(number)
+    second = make_daemon(
+        "tlsmgr_worker_processes=2",
+        "smtp_tls_session_cache_entry_limit=3",
+        "smtp_tls_session_cache_timeout=120",
+        arguments=("--socket", str(first.state / "second")),
+        state=str(first.state),
+        start=False,
+    )
+    second.launch()
+    wait_for(lambda: not second.is_running or (first.state / "second").exists(), "second daemon")
+    for number in range(50, 200):
+        if second.is_running:
+            with (
+                contextlib.suppress(OSError),
+                Connection(str(first.state / "second")) as connection,
+            ):
+                assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+                assert connection.ask(update(b"smtp", b"second %d" % number, b"its own")) == OK
+                assert connection.ask(lookup(b"smtp", b"id 1")) == NO_SESSION
+        check(number)
+    if second.is_running:
+        assert second.stop() == 0
+    check(200)
+    assert first.workers() == workers
+    assert first.lines(start) == []
+    assert "unable to get exclusive lock" in second.log()
+
+
+def removed(directory: Path) -> bool:
+    """Whether it is gone now; not when somebody put a file there meanwhile."""
+    for path in directory.iterdir():
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+    return not directory.exists()
+
+
+def test_a_directory_that_is_gone(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    daemon = make_daemon("tlsmgr_worker_processes=2", f"data_directory={place}")
+    wait_for(lambda: removed(place), "nobody makes a file there for a moment")
+    deaths = 0
+    for number in range(100):
+        with Connection(daemon.socket_path) as connection:
+            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            assert connection.ask(update(b"smtp", b"%d" % number, b"session")) == OK
+        if number % 30 == 15:
+            victim = daemon.workers()[0]
+            victim.kill()
+            deaths += 1
+            wait_for(
+                lambda v=victim: len(daemon.workers()) == 2 and v not in daemon.workers(),  # type: ignore[misc]
+                "a new worker",
+            )
+    assert deaths == 3
+    assert psutil.pid_exists(daemon.pid)

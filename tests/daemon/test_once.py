@@ -1,0 +1,87 @@
+"""The option -S: one request on standard input, its reply on standard output, as in stock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import pytest
+from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
+from support.raw_client import data_of, delete, lookup, policy, policy_is, seed, tktkey, update
+
+pytestmark = NEEDS_POSTFIX
+
+ALIKE = {
+    "policy": policy(b"smtp"),
+    "policy of a bogus type": policy(b"bogus"),
+    "lookup": lookup(b"smtp", b"id"),
+    "lookup without a cache": lookup(b"lmtp", b"id"),
+    "update": update(b"smtp", b"id", b"session"),
+    "delete": delete(b"smtp", b"id"),
+    "no request": b"reqest\0policy\0\0",
+    "two requests": policy(b"smtp") + policy(b"smtpd"),
+}
+EMPTY = {  # where stock's reply may hold what an earlier one left behind
+    "seed of nothing": (seed(0), b"status\x004294967294\0seed\0\0\0"),
+    "half a request": (b"request\0seed\0", b"status\x004294967294\0seed\0\0\0"),
+    "no key": (tktkey(b"k"), b"status\x004294967294\0keybuf\0\0\0"),
+}
+
+
+@contextlib.contextmanager
+def standard_input(data: bytes, *, ends: bool = True) -> Iterator[int]:
+    """A pipe with that in it; when it `ends`, nobody holds its other end open."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    if ends:
+        os.close(writer)
+    yield reader
+    os.close(reader)
+    if not ends:
+        os.close(writer)
+
+
+def ask_once(stock: bool, data: bytes, *arguments: str, ends: bool = True) -> bytes:
+    """What comes back on standard output."""
+    with (
+        standard_input(data, ends=ends) as stdin,
+        MasterChild(stock=stock, options=["-S"], arguments=arguments, stdin=stdin) as child,
+    ):
+        assert child.wait(PATIENCE) == 0
+        assert child.messages == []
+        child.expect_all_gone()
+        return child.stdout()
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_replies_are_those_of_stock(case: str) -> None:
+    reply = ask_once(False, ALIKE[case])
+    assert reply.endswith(b"\0\0")
+    assert reply == ask_once(True, ALIKE[case])
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_refusals_hold_nothing(case: str) -> None:
+    request, reply = EMPTY[case]
+    assert ask_once(False, request) == reply
+
+
+@BOTH
+@pytest.mark.parametrize("arguments", [[], ["-u"], ["-c"], ["-c", "-u"]], ids=" ".join)
+def test_random_bytes(stock: bool, arguments: list[str]) -> None:
+    assert len(data_of(ask_once(stock, seed(32), *arguments), b"seed")) == 32
+    assert len(data_of(ask_once(stock, tktkey(), *arguments), b"keybuf")) == 88
+
+
+@pytest.mark.parametrize("data", [b"", b"W\0", b"W"])
+def test_no_request(data: bytes) -> None:
+    """Stock aborts."""
+    assert ask_once(False, data) == b""
+
+
+@BOTH
+def test_input_is_not_read_to_its_end(stock: bool) -> None:
+    """Nobody closes the pipe, as when a person types the request."""
+    reply = ask_once(stock, policy(b"smtp"), ends=False)
+    assert reply == policy_is(1, 3600)

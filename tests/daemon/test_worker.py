@@ -1,0 +1,264 @@
+"""Workers of the real daemon: they share the clients, and nobody waits for anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.raw_client import (
+    ANNOUNCEMENT,
+    OK,
+    TIMEOUT,
+    Connection,
+    data_of,
+    found,
+    lookup,
+    policy,
+    seed,
+    update,
+)
+
+CONNECTIONS = 1000
+
+
+pytestmark = pytest.mark.usefixtures("many_descriptors")
+
+
+def descriptors_of(process: psutil.Process) -> dict[int, str]:
+    """A process's descriptors and what they stand for."""
+    found = {}
+    for name in os.listdir(f"/proc/{process.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(name)] = os.readlink(f"/proc/{process.pid}/fd/{name}")
+    return found
+
+
+def sockets_of(process: psutil.Process) -> int:
+    return sum(what.startswith("socket:") for what in descriptors_of(process).values())
+
+
+# ---------------------------------------------------------------------------------------- spread
+
+
+def one_by_one(stack: contextlib.ExitStack, path: str, count: int) -> None:
+    """Connect, wait for the announcement, and only then connect again."""
+    for _ in range(count):
+        stack.enter_context(Connection(path))
+
+
+def in_a_burst(stack: contextlib.ExitStack, path: str, count: int) -> None:
+    """Connect as fast as it goes from four threads; announcements are read afterwards."""
+    clients = [
+        stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) for _ in range(count)
+    ]
+
+    def connect(first: int) -> None:
+        for client in clients[first::4]:
+            client.connect(path)
+
+    threads = [threading.Thread(target=connect, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for client in clients:
+        client.settimeout(TIMEOUT)
+        assert client.recv(100) == ANNOUNCEMENT
+
+
+def shares_of(daemon: Daemon, connect: Callable[..., None]) -> list[int]:
+    """How many of a thousand connections, all open at the end, each worker has."""
+    before = {worker.pid: sockets_of(worker) for worker in daemon.workers()}
+    with contextlib.ExitStack() as stack:
+        connect(stack, daemon.socket_path, CONNECTIONS)
+        shares = [sockets_of(worker) - before[worker.pid] for worker in daemon.workers()]
+    assert sum(shares) == CONNECTIONS
+    return shares
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("connect", [one_by_one, in_a_burst])
+def test_connections_are_spread(
+    make_daemon: MakeDaemon, workers: int, connect: Callable[..., None]
+) -> None:
+    """No worker has more than twice another's share. The best of three counts: CPUs are shared."""
+    tries = []
+    for _ in range(3):
+        tries.append(shares_of(make_daemon(f"tlsmgr_worker_processes={workers}"), connect))
+        assert len(tries[-1]) == workers
+        if max(tries[-1]) <= 2 * min(tries[-1]):
+            return
+    pytest.fail(f"{tries}")
+
+
+def test_sequential_requests_are_spread_too(make_daemon: MakeDaemon) -> None:
+    """Clients that come, ask and go: CPU time is what they cost."""
+    daemon = make_daemon("tlsmgr_worker_processes=2")
+    before = {w.pid: w.cpu_times().user + w.cpu_times().system for w in daemon.workers()}
+    for _ in range(3000):
+        with Connection(daemon.socket_path) as connection:
+            connection.ask(seed(1))
+    times = [w.cpu_times().user + w.cpu_times().system - before[w.pid] for w in daemon.workers()]
+    assert sum(times) > 0.1
+    assert max(times) <= 3 * min(times) + 0.05, times
+
+
+# -------------------------------------------------------------------------------------- inherited
+
+
+def test_a_worker_has_nothing_but_its_heritage(daemon: Daemon) -> None:
+    """No directory, no entropy source, no exchange file, nothing of the parent's maintenance."""
+    allowed = re.compile(
+        r"/dev/null$|pipe:|socket:|anon_inode:\[eventpoll\]|"
+        + re.escape(str(daemon.state))
+        + r"/(log-\w+|tlsmgr/(smtpd|smtp|lmtp)_scache\.sessions(-lock)?)$"
+    )
+    with Connection(daemon.socket_path) as connection:
+        connection.ask(seed(1))
+    for worker in daemon.workers():
+        wait_for(lambda w=worker: sockets_of(w) <= 1, "end of the client")  # type: ignore[misc]
+        have = descriptors_of(worker)
+        assert [what for what in have.values() if not allowed.match(what)] == []
+        assert sum(what.startswith("socket:") for what in have.values()) == 1, "the listener"
+        files = [what for what in have.values() if what.endswith("_scache.sessions")]
+        assert len(set(files)) == 3
+        assert not [fd for fd in have if os.path.isdir(f"/proc/{worker.pid}/fd/{fd}")]
+        assert len(have) < 24
+
+
+def test_clients_leave_no_descriptor_behind(daemon: Daemon) -> None:
+    before = {worker.pid: set(descriptors_of(worker)) for worker in daemon.workers()}
+    for rest in (b"", b"req", seed(4), seed(4) * 3, update(b"smtp", b"id", b"s"), b"W\0", b"\0"):
+        for _ in range(30):
+            connection = Connection(daemon.socket_path)
+            connection.send(rest)
+            connection.close()
+    for worker in daemon.workers():
+        wait_for(
+            lambda w=worker: set(descriptors_of(w)) <= before[w.pid],  # type: ignore[misc]
+            "end of all clients",
+        )
+
+
+@contextlib.contextmanager
+def half_a_request(daemon: Daemon) -> Iterator[Connection]:
+    """A client that is given up when its time is over: all that came before it is due then."""
+    with Connection(daemon.socket_path) as connection:
+        connection.send(seed(4)[:-3])
+        yield connection
+        assert connection.read_to_end() == b""
+
+
+def test_a_client_is_not_given_up_for_one_that_left(make_daemon: MakeDaemon) -> None:
+    """The descriptor of a client that went is another client's soon."""
+    daemon = make_daemon("tlsmgr_worker_processes=1", "ipc_timeout=1s", "daemon_timeout=3s")
+    for rest in (b"", b"req", seed(4)[:-1], b"\0"):
+        for _ in range(10):
+            connection = Connection(daemon.socket_path)
+            connection.send(rest)
+            connection.close()
+    with contextlib.ExitStack() as stack:
+        stay = [stack.enter_context(Connection(daemon.socket_path)) for _ in range(20)]
+        for connection in stay:
+            assert connection.ask(policy(b"smtp"))
+        with half_a_request(daemon):
+            pass
+        assert daemon.lines().count("warning: timeout on tlsmgr socket") == 1
+        for connection in stay:
+            assert len(data_of(connection.ask(seed(4)), b"seed")) == 4
+
+
+# ------------------------------------------------------------------------ nobody waits for anybody
+
+
+@pytest.mark.parametrize(
+    "request_list",
+    [seed(255), policy(b"smtp"), lookup(b"smtp", b"id"), update(b"smtp", b"i", b"s")],
+)
+def test_who_does_not_read_replies_is_given_up(
+    make_daemon: MakeDaemon, request_list: bytes
+) -> None:
+    daemon = make_daemon("tlsmgr_worker_processes=1", "ipc_timeout=1s", "daemon_timeout=3s")
+    with Connection(daemon.socket_path) as connection, Connection(daemon.socket_path) as other:
+        assert other.ask(update(b"smtp", b"id", bytes(1000))) == OK
+        connection.socket.settimeout(None)
+        poll = select.poll()
+        poll.register(connection.socket, select.POLLOUT | select.POLLHUP)
+        deadline = time.monotonic() + TIMEOUT
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            while time.monotonic() < deadline:
+                if poll.poll(100):  # one request a segment, as nearly all clients do
+                    connection.socket.send(request_list)
+        assert other.ask(lookup(b"smtp", b"id")) == found(bytes(1000))
+
+
+def test_a_slow_reader_costs_only_itself(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon("tlsmgr_worker_processes=1")
+    session = os.urandom(1_000_000)
+    with Connection(daemon.socket_path) as slow, Connection(daemon.socket_path) as quick:
+        assert quick.ask(update(b"smtp", b"large", session)) == OK
+        (worker,) = daemon.workers()
+        before = worker.memory_info().rss
+        slow.send(lookup(b"smtp", b"large") * 100 + seed(7))
+        for _ in range(200):
+            assert len(data_of(quick.ask(seed(4)), b"seed")) == 4
+        assert worker.memory_info().rss - before < 20_000_000, "100 replies are 133 MB"
+        for _ in range(100):
+            assert slow.read_list() == found(session)
+        assert len(data_of(slow.read_list(), b"seed")) == 7
+
+
+def test_a_pipeline_delays_nobody_for_long(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon("tlsmgr_worker_processes=1")
+    count = 2000
+    with Connection(daemon.socket_path) as greedy, Connection(daemon.socket_path) as modest:
+        sender = threading.Thread(
+            target=greedy.send,
+            args=(b"".join(update(b"smtp", b"%d" % n, b"session") for n in range(count)),),
+        )
+        sender.start()
+        rounds = 0
+        while sender.is_alive() and rounds < 50:
+            assert len(data_of(modest.ask(seed(4)), b"seed")) == 4
+            rounds += 1
+        for _ in range(count):
+            assert greedy.read_list() == OK
+        sender.join()
+        assert modest.ask(lookup(b"smtp", b"%d" % (count - 1))) == found(b"session")
+
+
+def test_a_worker_without_descriptors_accepts_again_later(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(
+        "tlsmgr_worker_processes=1",
+        sabotage="import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
+    )
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(100):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            client.connect(daemon.socket_path)
+            client.settimeout(TIMEOUT)
+            clients.append(client)
+        daemon.wait_for_log("error: accept connection: Too many open files")
+        served = [client for client in clients if select.select([client], [], [], 0)[0]]
+        assert 30 < len(served) < 60
+        for client in served:
+            assert client.recv(100) == ANNOUNCEMENT
+            client.send(policy(b"smtp"))
+            assert client.recv(100).startswith(b"status\x000\0")
+            client.close()
+        for client in clients:
+            if client not in served:
+                assert client.recv(100) == ANNOUNCEMENT
+                client.close()
+    errors = [line for line in daemon.lines() if line.startswith("error: ")]
+    assert len(errors) < 40, "one a second, not one a turn"

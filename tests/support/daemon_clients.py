@@ -1,0 +1,63 @@
+"""Clients of a daemon under test, and what they must be answered."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from support.daemon_process import PATIENCE, Daemon
+from support.raw_client import (
+    NO_SESSION,
+    OK,
+    Connection,
+    data_of,
+    found,
+    lookup,
+    policy,
+    seed,
+    update,
+)
+
+WINDOW = 100  # requests in flight on one connection
+
+
+def ask(path: str, request: bytes) -> bytes:
+    """The reply to one request on a connection of its own."""
+    with Connection(path) as connection:
+        return connection.ask(request)
+
+
+def ask_all(daemon: Daemon, connections: int = 20) -> None:
+    """New connections are answered."""
+    for _ in range(connections):
+        with Connection(daemon.socket_path) as connection:
+            assert len(data_of(connection.ask(seed(16)), b"seed")) == 16
+
+
+def send_all(connection: Connection, requests: list[bytes]) -> list[bytes]:
+    """Pipeline the requests, a window at a time; their replies."""
+    replies = []
+    for start in range(0, len(requests), WINDOW):
+        window = requests[start : start + WINDOW]
+        connection.send(b"".join(window))
+        replies += [connection.read_list() for _ in window]
+    return replies
+
+
+def serve_on(daemon: Daemon, number: int) -> bool:
+    """One of everything must be answered; returns whether sessions are kept.
+
+    A worker that meets the damage may die, and take connections with it: that is tried again.
+    """
+    session = b"session %d" % number
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(EOFError, OSError), Connection(daemon.socket_path) as connection:
+            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
+            assert connection.ask(update(b"smtp", b"id %d" % number, session)) == OK
+            reply = connection.ask(lookup(b"smtp", b"id %d" % number))
+            assert reply in (NO_SESSION, found(session))
+            return reply != NO_SESSION
+        time.sleep(0.05)
+    raise AssertionError("no worker lives for four requests")

@@ -1,0 +1,81 @@
+"""mail_traffic - messages that go in all the time while something happens to a Postfix system
+
+Threads hand in messages by SMTP and keep the queue ids of those that were taken. At the end all of
+them must have been delivered, and every delivery must have gone over TLS: smtp(8) would send in
+clear, and say nothing, if it got no random bytes, and so would it if smtpd(8) got none and offered
+no STARTTLS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import smtplib
+import threading
+
+from support.postfix_instance import PostfixInstance
+from support.postfix_sandbox import wait_until
+
+PATIENCE = 60.0  # seconds for the last message to arrive on a loaded machine
+MAY = {"smtp_tls_security_level": "may"}  # parameters that make it possible to send in clear
+SOON = {  # parameters that have a message that was deferred tried again within the test
+    "minimal_backoff_time": "1s",
+    "maximal_backoff_time": "1s",
+    "queue_run_delay": "1s",
+}
+UNWELCOME = "throttling|panic:|fatal:|disabling TLS support|Traceback"  # in any log line
+
+
+class Traffic:
+    """`with` starts it and ends it; inside, `wait_for_more` says that mail goes on."""
+
+    def __init__(self, postfix: PostfixInstance, clients: int = 2) -> None:
+        self.postfix = postfix
+        self.sent: list[str] = []  # queue ids
+        self._ends = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self) -> None:
+        while not self._ends.wait(0.01):
+            with contextlib.suppress(OSError, smtplib.SMTPException):  # try again, as clients do
+                self.sent.append(self.postfix.inject())
+
+    def wait_for_more(self, count: int = 10) -> None:
+        """Wait until so many more messages were delivered than now."""
+        goal = len(self.delivered()) + count
+        wait_until(lambda: len(self.delivered()) >= goal, PATIENCE)
+
+    def delivered(self) -> set[str]:
+        """The queue ids of messages that smtp(8) delivered."""
+        return set(re.findall(r"/smtp\[\d+\]: (\w+): .*status=sent", self.postfix.log()))
+
+    def expect_all_delivered_over_tls(self) -> None:
+        """Every message arrived, none of them in clear, and nothing bad is in the log."""
+        wait_until(lambda: set(self.sent) <= self.delivered(), PATIENCE)
+        assert self.sent
+        assert deliveries_in_clear(self.postfix.log()) == []
+        assert self.postfix.log_lines(UNWELCOME) == []
+
+
+def deliveries_in_clear(log: str) -> list[str]:
+    """The lines of deliveries by smtp(8) before which that process did not establish TLS."""
+    found, established = [], set()
+    for line in log.splitlines():
+        process = re.search(r"/smtp\[(\d+)\]: ", line)
+        if process and "TLS connection established to" in line:
+            established.add(process[1])
+        elif process and "status=sent" in line and process[1] not in established:
+            found.append(line)
+        elif process and "status=sent" in line:
+            established.remove(process[1])
+    return found

@@ -1,0 +1,291 @@
+"""master_child - a tlsmgr, stock's or ours, as a child of this process in the place of master(8)
+
+It gets what master(8) gives: descriptors 3 and 4 the flow-control pipe, 5 the status channel, 6 and
+up the listen sockets, the environment, umask 077, a process group. This process reads the status
+messages, and the log in the place of postlogd(8), so that both programs log the way they do in a
+system. With -V, which is the default here, they log to standard error as well, where no line is
+lost however busy this process is; that is what `log` then gives.
+
+It promises to be gone when this process is: the child ends with its status channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import psutil
+import pytest
+from support.launcher import write_launcher
+from support.live_processes import live_group_of, workers_of
+from support.postfix_sandbox import (
+    STOP_LIMIT,
+    PostfixSandbox,
+    postconf,
+    postfix_missing,
+    wait_until,
+)
+from support.stock_tlsmgr import ABOVE_ALL
+
+TAKEN, AVAIL = 0, 1
+PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
+_TAG = re.compile(r"^.*?tlsmgr(\[\d+\])?: ")
+_STATUS = struct.Struct("=iIi")  # struct MASTER_STATUS of master_proto.h
+
+
+NEEDS_POSTFIX = pytest.mark.skipif(
+    postfix_missing("btree") is not None, reason=str(postfix_missing("btree"))
+)
+BOTH = pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])  # meant to agree
+
+
+class Status(NamedTuple):
+    """A status message."""
+
+    pid: int
+    generation: int
+    availability: int
+
+
+@dataclass(kw_only=True, eq=False)
+class MasterChild(PostfixSandbox):
+    """A tlsmgr at work on `socket`, and on more sockets with a number behind the name."""
+
+    stock: bool = False
+    prelude: str = ""  # Python for ours to run first: see launcher
+    options: Sequence[str] = ("-l", "-t", "unix", "-u", "-V")
+    arguments: Sequence[str] = ()  # behind the options
+    environment: Mapping[str, str] = field(default_factory=dict)  # more; these win
+    sockets: int = 1
+    stdin: int | None = None  # a descriptor of the caller's; None: /dev/null
+    tlsmgr_cf: Mapping[str, str] = field(default_factory=dict)
+    main_cf_lines: str = ""  # at the end of main.cf, as they are
+    reads_log: bool = True  # from the log socket
+
+    process: psutil.Process | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._programs = {
+            True: os.path.join(postconf("-d", "-h", "daemon_directory"), "tlsmgr"),
+            False: write_launcher(self.directory, self.prelude),
+        }
+        self.messages: list[Status] = []
+        self.torn = b""  # what came on the status channel and is no whole message
+        (self.queue / "public").mkdir()
+        self._postlog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._postlog.bind(str(self.queue / "public" / "postlog"))
+        (self.queue / "public" / "postlog").chmod(0o666)
+        self._status: socket.socket | None = None
+        self._threads: list[threading.Thread] = []
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        super().__exit__(kind, *rest)
+        self._postlog.close()
+
+    # Start and end.
+
+    def start(self) -> None:
+        """Start it. Clients wait in the listen queue until it serves."""
+        self.write_main_cf()
+        self._status, child_status = socket.socketpair()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(child_status)
+            listeners = [stack.enter_context(self._listener(n)) for n in range(self.sockets)]
+            pid = self._spawn([child_status.fileno(), *(each.fileno() for each in listeners)])
+        self.process = psutil.Process(pid)
+        readers: list[Callable[[], None]] = [partial(self._read_status, self._status)]
+        readers += [self._read_log] if self.reads_log else []
+        self._threads = [threading.Thread(target=read, daemon=True) for read in readers]
+        for thread in self._threads:
+            thread.start()
+
+    def write_main_cf(self) -> None:
+        """Write tlsmgr.cf as well, if there is anything for it."""
+        super().write_main_cf()
+        path = self.config / "main.cf"
+        path.write_text(path.read_text() + self.main_cf_lines)
+        os.utime(path, (time.time() - 60,) * 2)
+        if self.tlsmgr_cf:
+            text = "".join(f"{name} = {value}\n" for name, value in self.tlsmgr_cf.items())
+            (self.config / "tlsmgr.cf").write_text(text)
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: for ours, the parent."""
+        assert self.process is not None
+        return int(self.process.pid)
+
+    def start_other(self) -> None:
+        """Stop it and start the other program in its place: ours for stock, stock for ours."""
+        self.stop()
+        self.stock = not self.stock
+        self.messages.clear()
+        self.start()
+
+    def hang_up(self) -> None:
+        """Close the status channel, as master(8) does at a reload."""
+        assert self._status is not None
+        with contextlib.suppress(OSError):
+            self._status.shutdown(socket.SHUT_RDWR)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Wait for the end; exit status, -N for signal N. All log lines are there then."""
+        assert self.process is not None
+        status = int(self.process.wait(timeout))
+        self.process = None
+        self._end_threads()
+        return status
+
+    def stop(self) -> int | None:
+        """Hang up, kill if need be; exit status, None if it does not run."""
+        if self.process is None:
+            return None
+        self.hang_up()
+        try:
+            return self.wait(STOP_LIMIT)
+        except psutil.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            return self.wait(STOP_LIMIT)
+
+    def workers(self) -> list[psutil.Process]:
+        """The children that are alive, by pid."""
+        return workers_of(self.pid)
+
+    def wait_until_ready(self, workers: int = 2) -> None:
+        """Wait until ours has told that it serves, with that many workers."""
+        wait_until(lambda: len(self.messages) >= 2, PATIENCE)
+        assert len(self.workers()) == workers
+
+    def expect_all_gone(self) -> None:
+        """No process of its group is left; what has lost its parent may take a moment."""
+        wait_until(lambda: not self.group(), PATIENCE)
+
+    def group(self) -> list[int]:
+        """The pids of all live processes of its group, orphans too."""
+        return [p.pid for p in psutil.process_iter() if live_group_of(p) == self._pgid]
+
+    # What it wrote.
+
+    def stderr(self) -> str:
+        """What it wrote to standard error."""
+        path = self.directory / "stderr"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def stdout(self) -> bytes:
+        """What it wrote to standard output."""
+        return (self.directory / "stdout").read_bytes()
+
+    def log(self) -> str:
+        """All that was logged so far."""
+        return self.stderr() if "-V" in (*self.options, *self.arguments) else super().log()
+
+    def texts(self, pattern: str = "") -> list[str]:
+        """The logged lines in which the pattern is found, without time, host and tag."""
+        return [_TAG.sub("", line) for line in self.log_lines(pattern)]
+
+    def exchange_file(self) -> bytes:
+        """The content of the exchange file, which is made a moment after the start."""
+        path = self.data / "prng_exch"
+        wait_until(path.exists, PATIENCE)
+        return path.read_bytes()
+
+    # Inside.
+
+    def _listener(self, number: int) -> socket.socket:
+        path = self.socket.with_name(self.socket.name + (str(number) if number else ""))
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen(100)
+        listener.setblocking(False)
+        return listener
+
+    def _spawn(self, from_five: list[int]) -> int:
+        flow_control = os.pipe()
+        wanted = dict(enumerate([*flow_control, *from_five], 3))
+        if self.stdin is not None:
+            wanted[0] = self.stdin
+        above = {n: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_ALL) for n, fd in wanted.items()}
+        create = os.O_CREAT | os.O_APPEND | os.O_WRONLY
+        umask = os.umask(0o077)
+        try:
+            self._pgid = os.posix_spawn(
+                self._programs[self.stock],
+                ["tlsmgr", *self.options, *self.arguments],
+                self._environment(),
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, str(self.directory / "stdout"), create, 0o600),
+                    (os.POSIX_SPAWN_OPEN, 2, str(self.directory / "stderr"), create, 0o600),
+                    *((os.POSIX_SPAWN_DUP2, fd, number) for number, fd in above.items()),
+                    *((os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() - set(wanted)),
+                ],
+                setpgroup=0,
+            )
+        finally:
+            os.umask(umask)
+            for fd in (*flow_control, *above.values()):
+                os.close(fd)
+        return self._pgid
+
+    def _environment(self) -> dict[str, str]:
+        usual = {
+            "LANG": "C",
+            "GENERATION": "0",
+            "MAIL_CONFIG": str(self.config),
+            "POSTLOG_SERVICE": str(self.queue / "public" / "postlog"),
+            "POSTLOG_HOSTNAME": "mail.test",
+        }
+        return {**usual, **self.environment}
+
+    def _read_status(self, status: socket.socket) -> None:
+        """One message a write: more or less at a time is what master(8) complains of."""
+        data = b""
+        while part := status.recv(_STATUS.size):
+            data += part
+            while len(data) >= _STATUS.size:
+                self.messages.append(Status(*_STATUS.unpack(data[: _STATUS.size])))
+                data = data[_STATUS.size :]
+        self.torn += data
+
+    def _read_log(self) -> None:
+        """Until the empty datagram that says that the child is gone."""
+        with open(self.log_file, "ab", buffering=0) as log:
+            while line := self._postlog.recv(1 << 16):
+                log.write(line + b"\n")
+
+    def _end_threads(self) -> None:
+        assert self._status is not None
+        self.hang_up()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.setblocking(self.reads_log)
+            last.connect(str(self.queue / "public" / "postlog"))
+            with contextlib.suppress(BlockingIOError):
+                last.send(b"")
+        for thread in self._threads:
+            thread.join()
+        self._status.close()
+
+
+def _inheritable() -> set[int]:
+    """What this process was given to hand on, by whoever started it; master(8) hands on nothing."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the one of the directory itself
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.add(int(name))
+    return found

@@ -1,0 +1,197 @@
+"""postfix_instance - a private Postfix system under master(8), for tests and measurements
+
+The smallest one has tlsmgr, stock's or a command of yours, and postlogd(8), and no inet service.
+With mail=True it also takes messages by SMTP and delivers them over TLS to a sink: a second
+smtpd(8) of the same system, which discards them.
+
+It promises to touch nothing outside its directories; no service but on loopback; every process
+gone at the end, by pid if need be. It needs root, since Postfix does, and the package: ask
+postfix_missing() first.
+
+    with PostfixInstance(mail=True, chroot=True) as postfix:
+        postfix.deliver(2)
+        postfix.wait_log(r"/smtp\\[.*Reusing old session")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import smtplib
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+import psutil
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from support.live_processes import live_group_of
+from support.postfix_sandbox import (
+    ENVIRONMENT,
+    STOP_LIMIT,
+    PostfixSandbox,
+    postconf,
+    postfix_missing,
+    wait_until,
+)
+from support.stock_tlsmgr import StockTlsmgr
+
+__all__ = ["PostfixInstance", "StockTlsmgr", "postconf", "postfix_missing", "wait_until"]
+
+MASTER_CF = """\
+postlog   unix-dgram n - n - 1 postlogd
+tlsmgr    unix - - {chroot} 1000? 1 {tlsmgr}
+"""
+MAIL_MASTER_CF = """\
+127.0.0.1:{port} inet n - n - - smtpd -o smtpd_tls_security_level=none
+127.0.0.1:{sink_port} inet n - n - - smtpd -o myhostname=sink.test -o content_filter=discard:sink
+cleanup   unix n - n - 0 cleanup
+qmgr      unix n - n 300 1 qmgr
+rewrite   unix - - n - - trivial-rewrite
+bounce    unix - - n - 0 bounce
+defer     unix - - n - 0 bounce
+trace     unix - - n - 0 bounce
+smtp      unix - - n - - smtp
+discard   unix - - n - - discard
+error     unix - - n - - error
+retry     unix - - n - - error
+anvil     unix - - n - 1 anvil
+scache    unix - - n - 1 scache
+showq     unix n - n - - showq
+"""
+MAIL_MAIN_CF = {
+    "smtp_dns_support_level": "disabled",
+    "smtp_tls_security_level": "encrypt",
+    "smtp_tls_loglevel": "2",  # cache hits are logged from here on
+    "smtpd_tls_security_level": "may",
+    "smtpd_tls_loglevel": "2",
+    "smtpd_peername_lookup": "no",
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class PostfixInstance(PostfixSandbox):
+    """A system that runs by `postfix -c DIR start`; `port` takes mail, `sink_port` is the sink."""
+
+    tlsmgr: str = "tlsmgr"  # command and arguments in master.cf; an absolute path is fine
+    chroot: bool = False  # of the tlsmgr service
+    mail: bool = False
+    services: str = ""  # more lines for master.cf
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._groups: set[int] = set()
+        self.port, self.sink_port = _free_ports(2)
+        command = self.tlsmgr
+        if os.path.isabs(command):  # master(8) puts daemon_directory before every command
+            command = os.path.relpath(command, postconf("-d", "-h", "daemon_directory"))
+        self.master_cf = MASTER_CF.format(chroot="y" if self.chroot else "n", tlsmgr=command)
+        if self.mail:
+            self._add_mail()
+        self.master_cf += self.services
+
+    def _add_mail(self) -> None:
+        chain = self.config / "sink.pem"
+        chain.write_bytes(self_signed("sink.test"))
+        self.master_cf += MAIL_MASTER_CF.format(port=self.port, sink_port=self.sink_port)
+        self.main_cf = {
+            **MAIL_MAIN_CF,
+            "relayhost": f"[127.0.0.1]:{self.sink_port}",
+            "smtpd_tls_chain_files": str(chain),
+            **self.main_cf,
+        }
+
+    def start(self) -> None:
+        """Write the configuration, start; RuntimeError with Postfix's own words if that fails."""
+        self.write_main_cf()
+        (self.config / "master.cf").write_text(self.master_cf)
+        try:
+            self.postfix("start")
+        finally:  # stop() must find what a failed start leaves running
+            with contextlib.suppress(FileNotFoundError):
+                self._groups.add(self.master_pid())
+
+    def stop(self) -> list[str]:
+        """Stop, wait for all processes to be gone, kill those that stay: the names of these."""
+        if any(process.pid in self._groups for process in self.processes()):
+            with contextlib.suppress(RuntimeError):  # master(8) may be dying by itself
+                self.postfix("stop")
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: not self.processes(), STOP_LIMIT)
+        names = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                names.append(process.name())
+                process.kill()
+        wait_until(lambda: not self.processes(), STOP_LIMIT)
+        return names
+
+    def postfix(self, command: str) -> None:
+        """`postfix -c DIR COMMAND`, with RuntimeError when it fails."""
+        with tempfile.TemporaryFile("w+") as output:  # no pipe: master(8) could keep it open
+            run = subprocess.run(
+                ["postfix", "-c", str(self.config), command],
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+            output.seek(0)
+            if run.returncode != 0:
+                raise RuntimeError(f"postfix {command} failed\n{output.read()}{self.log()}")
+
+    def master_pid(self) -> int:
+        """The process id of master(8)."""
+        return int((self.queue / "pid" / "master.pid").read_text())
+
+    def processes(self) -> list[psutil.Process]:
+        """All live processes of this system, orphans of a killed master(8) too."""
+        return [p for p in psutil.process_iter() if live_group_of(p) in self._groups]
+
+    def inject(self, recipient: str = "someone@destination.test") -> str:
+        """Hand in a message by SMTP; its queue id."""
+        with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=30) as smtp:
+            smtp.ehlo()
+            smtp.mail("sender@origin.test")
+            smtp.rcpt(recipient)
+            code, reply = smtp.data("Subject: test\r\n\r\nHello.\r\n")
+        queued = re.search(rb"queued as (\w+)", reply)
+        if code != 250 or queued is None:
+            raise RuntimeError(f"message refused: {code} {reply!r}")
+        return queued[1].decode()
+
+    def deliver(self, count: int = 1) -> None:
+        """Send that many messages, each all the way to the sink before the next."""
+        for _ in range(count):
+            self.wait_log(rf"/smtp\[\d+\]: {self.inject()}: .*status=sent")
+
+
+def self_signed(name: str) -> bytes:
+    """A key and a self-signed certificate for that host name, as smtpd_tls_chain_files has them."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    day = datetime.timedelta(days=1)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - day)
+        .not_valid_after(now + 30 * day)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private = key.private_bytes(pem, pkcs8, serialization.NoEncryption())
+    return private + certificate.public_bytes(pem)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]

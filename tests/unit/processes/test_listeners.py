@@ -1,0 +1,94 @@
+"""How a worker accepts: descriptors that do not block, a few at a time, and none in vain."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tlsmgr.processes.listeners import ACCEPT_BURST, STEP_BACK, Listeners
+
+
+class Door(NamedTuple):
+    """One listening socket as a worker has it."""
+
+    listeners: Listeners
+    listener: socket.socket
+    epoll: select.epoll
+
+    def knock(self, times: int) -> list[socket.socket]:
+        """New connections, not accepted yet."""
+        peers = [socket.socket(socket.AF_UNIX) for _ in range(times)]
+        for peer in peers:
+            peer.connect(self.listener.getsockname())
+        return peers
+
+    def accept(self) -> list[int]:
+        """What is accepted in one go."""
+        return list(self.listeners.accept(self.listener.fileno(), 0.0))
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    with socket.socket(socket.AF_UNIX) as listener, select.epoll() as epoll:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen(100)
+        listener.setblocking(False)
+        listeners = Listeners(epoll, (listener,))
+        listeners.listen()
+        yield Door(listeners, listener, epoll)
+
+
+def test_a_connection_is_a_descriptor_that_does_not_block(door: Door) -> None:
+    (peer,) = door.knock(1)
+    (connection,) = door.accept()
+    assert not os.get_blocking(connection)
+    assert not os.get_inheritable(connection)
+    os.write(connection, b"hello")
+    assert peer.recv(100) == b"hello"
+    os.close(connection)
+    peer.close()
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, ACCEPT_BURST - 1, ACCEPT_BURST, ACCEPT_BURST + 1])
+def test_all_that_wait_are_accepted_but_no_more_than_a_burst(door: Door, times: int) -> None:
+    """Of the rest the epoll object tells again."""
+    peers = door.knock(times)
+    connections = door.accept()
+    assert len(connections) == min(times, ACCEPT_BURST)
+    assert bool(door.epoll.poll(0)) == (times > ACCEPT_BURST)
+    connections += door.accept()
+    assert len(connections) == times
+    for connection, peer in zip(connections, peers):
+        os.close(connection)
+        peer.close()
+
+
+def test_two_that_give_way_in_one_turn(tmp_path: Path) -> None:
+    """Both listeners told of connections before the first made this worker step back."""
+    with contextlib.ExitStack() as stack:
+        epoll = stack.enter_context(select.epoll())
+        pair = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        for number, listener in enumerate(pair):
+            listener.bind(str(tmp_path / f"socket{number}"))
+            listener.listen(1)
+            listener.setblocking(False)
+            peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+            peer.connect(listener.getsockname())
+        listeners = Listeners(epoll, tuple(pair))
+        listeners.listen()
+        assert len(epoll.poll(0)) == 2
+        assert listeners.back_off(10.0)
+        assert not listeners.back_off(10.0)
+        assert list(listeners.accept(pair[1].fileno(), 10.0)) == []
+        assert epoll.poll(0) == []
+        listeners.resume(10.0 + STEP_BACK)
+        for listener in pair:
+            (connection,) = listeners.accept(listener.fileno(), 10.0)
+            os.close(connection)

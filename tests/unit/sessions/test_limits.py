@@ -1,0 +1,116 @@
+"""Limits of a cache: the oldest go first, and no update fails for one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.cache_files import MIB, held_open, in_child
+from support.cache_fixtures import MakeFiles, lookup, update
+from support.cache_fixtures import make_files as make_files
+
+
+def test_the_entry_limit_lets_the_oldest_go(make_files: MakeFiles) -> None:
+    cache = make_files(entry_limit=10).cache()
+    for number in range(100):
+        update(cache, (b"%d" % number, b"session"))
+        assert cache.size()[0] == min(number + 1, 10)
+    assert [n for n in range(100) if lookup(cache, b"%d" % n)] == list(range(90, 100))
+
+
+def test_refreshed_entries_survive(make_files: MakeFiles) -> None:
+    cache = make_files(entry_limit=10).cache()
+    for number in range(100):
+        update(cache, (b"%d" % number, b"session"), (b"kept", b"session %d" % number))
+    assert lookup(cache, b"kept") == b"session 99"
+    assert [n for n in range(100) if lookup(cache, b"%d" % n)] == list(range(91, 100))
+
+
+def test_a_batch_over_the_limit(make_files: MakeFiles) -> None:
+    cache = make_files(entry_limit=3).cache()
+    update(cache, *((b"%d" % number, b"session") for number in range(50)))
+    assert [n for n in range(50) if lookup(cache, b"%d" % n)] == [47, 48, 49]
+
+
+@pytest.mark.parametrize("size", [10, 1200, 9000, 200_000])
+def test_the_size_limit_lets_the_oldest_go(make_files: MakeFiles, size: int) -> None:
+    files = make_files(size_limit=MIB)
+    cache = files.cache()
+    count = max(3 * MIB // size, 20) if size > 10 else 20_000
+    for first in range(0, count, 10):
+        update(cache, *((b"%d" % n, bytes(size)) for n in range(first, first + 10)))
+        assert cache.size()[1] <= MIB
+    kept = [n for n in range(count) if lookup(cache, b"%d" % n) is not None]
+    assert kept == list(range(kept[0], count)), "the oldest went, and nothing else"
+    assert len(kept) * size > MIB // 4 or size == 10
+    assert files.path.stat().st_size < 3 * MIB + 3 * 10 * size, "twice the limit, and a batch"
+
+
+@pytest.mark.parametrize("order", ["reverse", "random"])
+def test_the_limit_after_all_were_stored_again(make_files: MakeFiles, order: str) -> None:
+    """However long the oldest is looked for: each that comes makes a few go, and not thousands."""
+    cache = make_files(size_limit=4 * MIB).cache()
+    numbers = list(range(2500))
+    update(cache, *((b"%d" % number, bytes(1200)) for number in numbers))
+    numbers.reverse()
+    if order == "random":
+        random.Random(1).shuffle(numbers)
+    for number in numbers:
+        update(cache, (b"%d" % number, bytes(1200)))
+    entries = cache.size()[0]
+    assert entries == 2500
+    for number in range(2000):
+        update(cache, (b"new %d" % number, bytes(1200)))
+        after, used = cache.size()
+        assert used <= 4 * MIB
+        assert after > entries - 30
+        entries = after
+    assert entries > 1500
+    assert all(lookup(cache, b"new %d" % number) for number in range(1000, 2000))
+
+
+def test_a_session_over_the_limit_is_no_failure(make_files: MakeFiles) -> None:
+    cache = make_files(size_limit=MIB).cache()
+    update(cache, (b"large", bytes(1_500_000)))
+    update(cache, (b"small", b"session"))
+    assert lookup(cache, b"small") == b"session"
+    assert cache.size()[1] <= MIB
+
+
+def test_a_large_session_may_take_the_place_of_many_small_ones(make_files: MakeFiles) -> None:
+    """Each that goes costs copies of pages: all of them together are more than the batch has."""
+    files = make_files(size_limit=4 * MIB)
+
+    def work() -> tuple[int, int]:
+        cache = files.cache()
+        for first in range(0, 50_000, 50):
+            update(cache, *((b"%d" % number, b"") for number in range(first, first + 50)))
+        before, used = cache.size()
+        assert before > 25_000
+        assert used <= 4 * MIB
+        update(cache, (b"large", bytes(1_500_000)))
+        assert lookup(cache, b"large") == bytes(1_500_000)
+        assert lookup(cache, b"49999") == b""
+        after, used = cache.size()
+        assert used <= 4 * MIB
+        return before, after
+
+    before, after = in_child(work)
+    assert 0.4 * before < after < 0.8 * before
+    assert files.path.stat().st_size < 12 * MIB
+
+
+def test_a_full_map_is_no_failure(make_files: MakeFiles) -> None:
+    """A reader that was stopped pins all pages; when it is gone there is room again."""
+    files = make_files(size_limit=MIB)
+    with held_open(files, reading=True):
+        cache = files.cache()
+        count = files.file.map_size // 4096
+        for number in range(count):
+            update(cache, (b"%d" % number, bytes(1200)))
+        assert lookup(cache, b"%d" % (count - 1)) is None, "the map is full by now"
+        assert not files.shared.take_damage()
+    cache = files.cache()  # the only user: it makes the table of readers anew
+    update(cache, (b"last", b"session"))
+    assert lookup(cache, b"last") == b"session"
+    assert cache.size()[1] <= MIB

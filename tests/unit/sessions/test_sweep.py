@@ -1,0 +1,241 @@
+"""The sweep: bounded slices, nothing deleted that is not expired at that very moment."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cache_files import CacheFiles, end_of_child, held_open, in_child
+
+from tlsmgr.sessions.cache import Change, SessionCache
+from tlsmgr.sessions.store import Store, remove
+from tlsmgr.sessions.sweep import PAUSE, SLICE_RECORDS, Sweep
+
+NOW = 1_795_220_454
+T = 120
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[CacheFiles]:
+    files = CacheFiles(tmp_path, timeout=T)
+    yield files
+    files.remove()
+
+
+def fill(files: CacheFiles, ids: range, now: int = NOW) -> None:
+    """Store a session under each id, in one batch."""
+    cache = files.cache()
+    cache.apply([Change(b"%d" % number, b"session %d" % number) for number in ids], now)
+    files.close()
+
+
+def kept(files: CacheFiles, now: int, ids: range) -> list[int]:
+    """The ids that a lookup finds."""
+    cache = files.cache()
+    found = [number for number in ids if cache.lookup(b"%d" % number, now) is not None]
+    files.close()
+    return found
+
+
+def sweep_of(files: CacheFiles) -> tuple[Sweep, list[bytes]]:
+    """A sweep, and what it stirs into the pool."""
+    stirred: list[bytes] = []
+    return Sweep(files.rules, files.shared, files.file, stirred.append), stirred
+
+
+def entries(files: CacheFiles) -> int:
+    size = files.cache().size()[0]
+    files.close()
+    return size
+
+
+def test_expired_entries_go_to_the_second(files: CacheFiles) -> None:
+    fill(files, range(10))
+    fill(files, range(10, 15), NOW + 1)
+    sweep, _ = sweep_of(files)
+    sweep.run(float(NOW + T))
+    assert (sweep.passed, sweep.deleted) == (15, 0)
+    sweep.run(NOW + T + 1.9)
+    assert (sweep.passed, sweep.deleted) == (30, 10)
+    assert entries(files) == 5
+    assert kept(files, NOW + T + 1, range(15)) == list(range(10, 15))
+    sweep.run(float(NOW + T + 2))
+    assert entries(files) == 0
+
+
+def test_one_sweep_every_timeout(files: CacheFiles) -> None:
+    fill(files, range(10))
+    sweep, _ = sweep_of(files)
+    assert sweep.run(float(NOW)) == T
+    assert sweep.run(NOW + T + 0.5) == T
+
+
+def test_slices_are_bounded(files: CacheFiles) -> None:
+    count = 2 * SLICE_RECORDS + 7
+    fill(files, range(count))
+    sweep, stirred = sweep_of(files)
+    start = float(NOW + T + 1)
+    assert sweep.run(start) == PAUSE
+    assert sweep.passed == sweep.deleted == SLICE_RECORDS
+    assert entries(files) == count - SLICE_RECORDS
+    assert sweep.run(start + 10) == PAUSE
+    assert sweep.run(start + 20) == T - 20, "counted from the start of the sweep"
+    assert sweep.passed == sweep.deleted == count
+    assert len(stirred) == 3
+    assert len(set(stirred)) == 3
+
+
+def test_a_sweep_sees_what_came_while_it_was_under_way(files: CacheFiles) -> None:
+    fill(files, range(SLICE_RECORDS + 10))
+    sweep, _ = sweep_of(files)
+    start = float(NOW + T + 1)
+    sweep.run(start)
+    fill(files, range(SLICE_RECORDS, SLICE_RECORDS + 5), NOW + T + 1)  # refreshed
+    fill(files, range(5000, 5010), NOW + T + 1)
+    while sweep.run(start) == PAUSE:
+        pass
+    assert sweep.deleted == SLICE_RECORDS + 5
+    expected = [*range(SLICE_RECORDS, SLICE_RECORDS + 5), *range(5000, 5010)]
+    assert kept(files, NOW + T + 1, range(6000)) == expected
+
+
+def test_the_transaction_that_deletes_looks_again(
+    files: CacheFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading and deleting another process refreshes one entry and deletes another."""
+    fill(files, range(10))
+    sweep, _ = sweep_of(files)
+    read_from = Store.read_from
+
+    def read_and_be_overtaken(store: Store, serial: bytes, count: int) -> object:
+        records = read_from(store, serial, count)
+        store.close()
+        in_child(overtake)
+        store.__init__(files.file)  # type: ignore[misc]
+        return records
+
+    def overtake() -> list[bool]:
+        changes = [Change(b"3", b"fresh"), Change(b"4", None)]
+        return files.cache().apply(changes, NOW + T + 1)
+
+    monkeypatch.setattr(Store, "read_from", read_and_be_overtaken)
+    sweep.run(float(NOW + T + 1))
+    monkeypatch.undo()
+    assert sweep.deleted == 8
+    assert kept(files, NOW + T + 1, range(10)) == [3]
+
+
+def test_workers_go_on_meanwhile(files: CacheFiles) -> None:
+    """The parent sweeps slice by slice while a worker has the file open and writes."""
+    fill(files, range(3 * SLICE_RECORDS))
+
+    def sweep_all() -> int:
+        sweep, _ = sweep_of(files)
+        while sweep.run(float(NOW + T + 1)) == PAUSE:
+            pass
+        return sweep.deleted
+
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            cache = SessionCache(files.rules, files.shared, Store(files.file))
+            for number in range(1000):
+                change = Change(b"new %d" % number, b"session")
+                assert cache.apply([change], NOW + T + 1) == [True]
+                if number == 10:
+                    os.write(writer, b"x")
+            os.write(writer, b"done")
+        finally:
+            os._exit(0)
+    os.read(reader, 1)
+    assert in_child(sweep_all) == 3 * SLICE_RECORDS
+    assert os.read(reader, 10) == b"done"
+    os.waitpid(pid, 0)
+    assert entries(files) == 1000
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("step", [-86400, -1, 1, 86400])
+def test_a_clock_that_steps_inside_a_sweep(files: CacheFiles, step: int) -> None:
+    """The next sweep never is later than the timeout, and entries keep to their stamps."""
+    fill(files, range(SLICE_RECORDS + 1))
+    sweep, _ = sweep_of(files)
+    assert sweep.run(float(NOW)) == PAUSE
+    assert PAUSE <= sweep.run(float(NOW + step)) <= T
+    assert sweep.deleted == (step > T)
+
+
+def test_an_empty_cache(files: CacheFiles) -> None:
+    sweep, stirred = sweep_of(files)
+    assert sweep.run(float(NOW)) == T
+    assert (sweep.passed, stirred) == (0, [])
+
+
+def test_a_record_that_can_not_be_read_expires_too(files: CacheFiles, tmp_path: Path) -> None:
+    fill(files, range(3))
+    (tmp_path / "other").mkdir()
+    other = CacheFiles(tmp_path / "other", timeout=T)
+    files.shared = other.shared
+    sweep, _ = sweep_of(files)
+    sweep.run(float(NOW + T + 1))
+    assert (sweep.deleted, entries(files)) == (3, 0)
+    other.remove()
+
+
+def test_a_missing_file_is_reported(files: CacheFiles) -> None:
+    sweep, _ = sweep_of(files)
+    remove(files.file)
+    assert sweep.run(float(NOW)) == T
+    assert files.shared.take_damage()
+
+
+def test_a_file_of_rubbish_is_reported(files: CacheFiles) -> None:
+    sweep, _ = sweep_of(files)
+    files.path.write_bytes(os.urandom(65536))
+    assert sweep.run(float(NOW)) == T
+    assert files.shared.take_damage()
+
+
+def test_a_file_that_was_cut_is_reported(files: CacheFiles) -> None:
+    for first in range(0, 5000, 100):
+        fill(files, range(first, first + 100))
+    os.truncate(files.path, files.path.stat().st_size // 2)
+    sweep, _ = sweep_of(files)
+    assert end_of_child(lambda: sweep.run(float(NOW))) == (T, 0)
+    assert files.shared.take_damage()
+
+
+def test_the_sweep_clears_dead_readers(files: CacheFiles) -> None:
+    fill(files, range(10))
+
+    def read_and_die() -> None:
+        Store(files.file).read(bytes(16))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with held_open(files):
+        for _ in range(3):
+            assert end_of_child(read_and_die)[1] < 0
+        sweep, _ = sweep_of(files)
+        sweep.run(float(NOW))
+        assert in_child(lambda: Store(files.file).clear_stale_readers()) == 0
+
+
+def test_the_log_at_level_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = CacheFiles(tmp_path, timeout=T, logging=True)
+    fill(files, range(2))
+    sweep, _ = sweep_of(files)
+    capfd.readouterr()
+    sweep.run(float(NOW + T + 1))
+    lines = [re.sub(r"^\S+: ", "", line) for line in capfd.readouterr().err.splitlines()]
+    assert lines == [
+        "tlsmgr_cache_run_event: start TLS smtp session cache cleanup",
+        "delete smtp session id=0",
+        "delete smtp session id=1",
+    ]
+    files.remove()

@@ -1,0 +1,249 @@
+"""tlsmgrctl: the command itself, run as an operator runs it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.checkout import CHECKOUT
+from support.postfix_instance import StockTlsmgr, postfix_missing
+
+from tlsmgr.client import Client
+
+COMMAND = [sys.executable, "-m", "tlsmgr.ctl.main"]
+ROOT = CHECKOUT
+REQUESTS = ("seed", "policy", "lookup", "update", "delete", "tktkey")
+Run = subprocess.CompletedProcess[bytes]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Path]:
+    if reason := postfix_missing("btree"):
+        pytest.skip(reason)
+    # Stock neither stores nor finds ids that are not UTF-8, unless it is told not to look.
+    with StockTlsmgr(parameters={"smtputf8_enable": "no"}) as stock:
+        yield stock.socket
+
+
+def ctl(*arguments: str | bytes | Path, stdin: bytes = b"", **environment: str) -> Run:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def expect_failure(run: Run, status: int, *words: str) -> None:
+    """Nothing on standard output, one line on standard error that has the words."""
+    text = run.stderr.decode()
+    assert (run.returncode, run.stdout) == (status, b""), text
+    assert text.startswith("tlsmgrctl: ")
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    for word in words:
+        assert word in text
+
+
+def expect_output(run: Run, output: bytes) -> None:
+    assert (run.returncode, run.stdout, run.stderr) == (0, output, b"")
+
+
+# The requests
+
+
+@pytest.mark.parametrize("cache_id", [b"plain", b"", b"smtp&[::1]:25&x", b"\xff\xfe id"])
+def test_session_there_and_back(server: Path, cache_id: bytes) -> None:
+    session = bytes(range(256)) * 5
+    entry = ("--socket", server)
+    expect_output(ctl(*entry, "update", "smtp", cache_id, stdin=session), b"")
+    with Client(server) as client:
+        assert client.lookup("smtp", cache_id) == session
+    expect_output(ctl(*entry, "lookup", "smtp", cache_id, "--raw"), session)
+    expect_output(ctl(*entry, "lookup", "smtp", cache_id), base64.b64encode(session) + b"\n")
+    expect_output(ctl(*entry, "delete", "smtp", cache_id), b"")
+    expect_failure(ctl(*entry, "lookup", "smtp", cache_id), 1, "no such session", "smtp")
+    expect_failure(ctl(*entry, "delete", "smtp", cache_id), 1, "no such session", "smtp")
+
+
+def test_an_id_that_looks_like_an_option(server: Path) -> None:
+    ctl("--socket", server, "update", "smtp", "--", "-id", stdin=b"session")
+    expect_output(ctl("--socket", server, "lookup", "--raw", "smtp", "--", "-id"), b"session")
+
+
+def test_seed(server: Path) -> None:
+    text = ctl("--socket", server, "seed", "32")
+    raw = ctl("--socket", server, "seed", "255", "--raw")
+    assert text.returncode == raw.returncode == 0
+    assert len(base64.b64decode(text.stdout, validate=False)) == 32
+    assert text.stdout.endswith(b"\n")
+    assert len(raw.stdout) == 255
+
+
+def test_policy(server: Path) -> None:
+    expect_output(ctl("--socket", server, "policy", "smtp"), b"cachable yes\ntimeout 3600\n")
+    expect_output(ctl("--socket", server, "policy", "lmtp"), b"cachable no\ntimeout 3600\n")
+
+
+def test_ticket_key(server: Path) -> None:
+    with Client(server) as client:
+        key = client.ticket_key()
+    assert key is not None
+    expect_output(ctl("--socket", server, "tktkey", "--raw"), key.to_bytes())
+    named = ctl("--socket", server, "tktkey", key.name.hex())
+    expect_output(named, base64.b64encode(key.to_bytes()) + b"\n")
+    expect_failure(ctl("--socket", server, "tktkey", "00" * 16), 1, "no such session ticket key")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["seed", "0"], "(status -2): a seed has 1 to 255 bytes"),
+        (["seed", "-1"], "-1 is no unsigned 32-bit number"),
+        (["policy", "bogus"], "(status -2): the cache type is unknown"),
+        (["lookup", "lmtp", "id"], "has no database configured"),
+        (["update", "lmtp", "id"], "has no database configured"),
+        (["delete", "lmtp", "id"], "has no database configured"),
+        (["tktkey", "00"], "(status -2): a ticket key name has 0 or 16 bytes"),
+    ],
+)
+def test_refused(server: Path, arguments: list[str], reason: str) -> None:
+    expect_failure(ctl("--socket", server, *arguments), 1, reason)
+
+
+# Finding the server
+
+
+def test_no_server(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    run = ctl("--socket", path, "policy", "smtp")
+    expect_failure(run, 1, f"connect to {path}: No such file or directory")
+
+
+def test_options_may_follow_the_request(server: Path) -> None:
+    run = ctl("--socket", "/nonexistent", "policy", "smtp", "--socket", server, "--timeout", "9")
+    expect_output(run, b"cachable yes\ntimeout 3600\n")
+
+
+def test_default_socket(server: Path, tmp_path: Path) -> None:
+    for state in ("state", "home/.local/state"):
+        private = tmp_path / state / "tlsmgr" / "private"
+        private.mkdir(parents=True)
+        (private / "tlsmgr").symlink_to(server)
+    elsewhere, in_home = str(tmp_path / "state"), str(tmp_path / "home")
+    for state, home in [(elsewhere, "/nonexistent"), ("", in_home), ("relative", in_home)]:
+        run = ctl("policy", "smtp", XDG_STATE_HOME=state, HOME=home)
+        expect_output(run, b"cachable yes\ntimeout 3600\n")
+
+
+# What an operator can do to it
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[socket.socket]:
+    """A listening socket, and nobody who answers."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.settimeout(30)
+        listener.bind(str(tmp_path / "silent"))
+        listener.listen()
+        yield listener
+
+
+def test_time_limit(silent: socket.socket) -> None:
+    run = ctl("--socket", silent.getsockname(), "--timeout", "0.2", "seed", "32")
+    expect_failure(run, 1, "did not answer within 0.2 s")
+
+
+def test_interrupt(silent: socket.socket) -> None:
+    command = [*COMMAND, "--socket", silent.getsockname(), "seed", "32"]
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job of a script ignores it
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, preexec_fn=heeded) as process:
+        connection, _ = silent.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("arguments", [["lookup", "smtp", "large", "--raw"], ["--help"]])
+def test_reader_gone(server: Path, arguments: list[str]) -> None:
+    with Client(server) as client:
+        client.update("smtp", b"large", bytes(1 << 20))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [*COMMAND, "--socket", str(server), *arguments]
+        run = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writer)
+    assert run.stderr == b""
+    assert run.returncode in ((1,) if "lookup" in arguments else (0, 1))
+
+
+def test_output_device_full(server: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = [*COMMAND, "--socket", str(server), "seed", "32"]
+        run = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert run.returncode == 1
+    assert run.stderr == b"tlsmgrctl: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [0, 1])
+def test_standard_descriptor_closed(server: Path, closed: int) -> None:
+    arguments = ["update", "smtp", "id"] if closed == 0 else ["policy", "smtp"]
+    command = ["sh", "-c", f'exec "$@" {closed}<&-', "sh", *COMMAND, "--socket", str(server)]
+    run = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, timeout=60)
+    expect_failure(run, 1, "Bad file descriptor")
+
+
+# Usage
+
+
+def test_help_names_every_request_and_the_exit_status() -> None:
+    run = ctl("--help")
+    text = run.stdout.decode()
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert all(f"\n    {request} " in text for request in REQUESTS)
+    assert all(word in text for word in ("--socket PATH", "--timeout SECONDS", "exit status", "2 "))
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_help_of_each_request(request_name: str) -> None:
+    run = ctl(request_name, "--help")
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert run.stdout.startswith(b"usage: tlsmgrctl " + request_name.encode())
+    assert (b"[--raw]" in run.stdout) == (request_name in ("seed", "lookup", "tktkey"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "REQUEST"),
+        (["frob"], "frob"),
+        (["policy"], "TYPE"),
+        (["lookup", "smtp"], "ID"),
+        (["policy", "smtp", "--raw"], "--raw"),
+        (["seed", "many"], "many"),
+        (["tktkey", "xyz"], "not a string of hexadecimal digit pairs: xyz"),
+        (["--timeout", "0", "policy", "smtp"], "not a time in seconds, more than 0: 0"),
+        (["--timeout", "nan", "policy", "smtp"], "not a time in seconds, more than 0: nan"),
+        (["--timeout", "soon", "policy", "smtp"], "not a time in seconds, more than 0: soon"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], reason: str) -> None:
+    run = ctl(*arguments)
+    text = run.stderr.decode()
+    assert (run.returncode, run.stdout) == (2, b"")
+    assert text.startswith("usage: tlsmgrctl")
+    assert reason in text.splitlines()[-1]
+    assert "Traceback" not in text
