@@ -28,6 +28,14 @@ from support.live_processes import is_alive, workers_of
 PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
 MARK = "TLSMGR_TEST"  # in the environment of a daemon, hence of all processes that come from it
 
+_OPEN = (
+    "import sys; from tlsmgr import standalone; standalone._forbid_dumps = lambda: None;"
+    " sys.exit(standalone.main())"
+)
+PROGRAM = ["-m", "tlsmgr.standalone"] if os.geteuid() == 0 else ["-c", _OPEN]
+"""The daemon. Tests that are not run by root could not look at its descriptors and memory in /proc
+if it forbade dumps."""
+
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Come back as soon as ``condition`` holds; fail with ``what`` when it does not."""
@@ -63,7 +71,7 @@ class Daemon:
         self.status: int | None = None
         self._mark = secrets.token_hex(8)
         self.arguments = [*arguments, *(word for o in overrides for word in ("-o", o))]
-        self._program = ["-m", "tlsmgr.standalone"]
+        self._program = PROGRAM
         if sabotage:
             serve = "import sys\nfrom tlsmgr import standalone\nsys.exit(standalone.main())"
             self._program = ["-c", f"{sabotage}\n{serve}"]

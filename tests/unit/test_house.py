@@ -14,7 +14,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
-    {"daemon", "standalone", "daemonize", "client", "ctl", "install"},
+    {"daemon", "standalone", "daemonize", "socketfile", "pidfile", "client", "ctl", "install"},
     {"processes"},
     {"service"},
     {"sessions", "tickets", "prng", "stats", "config"},
@@ -24,6 +24,8 @@ FLOORS = (
 NEIGHBOURS = {
     ("standalone", "daemon"),
     ("standalone", "daemonize"),
+    ("standalone", "socketfile"),
+    ("standalone", "pidfile"),
     ("install", "client"),
     ("ctl", "client"),
     ("logsockets", "log"),
