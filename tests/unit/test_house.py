@@ -28,6 +28,7 @@ NEIGHBOURS = {
     ("standalone", "pidfile"),
     ("install", "client"),
     ("ctl", "client"),
+    ("ctl", "install"),
     ("logsockets", "log"),
 }
 

@@ -17,8 +17,9 @@ from support.checkout import CHECKOUT
 from tlsmgr import standalone
 from tlsmgr.config.parameters import OURS, PARAMETERS
 from tlsmgr.config.values import convert
+from tlsmgr.ctl.main import COMMANDS as REQUESTS
 from tlsmgr.ctl.main import _parser as ctl_parser
-from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS
+from tlsmgr.ctl.requests import ARGUMENTS
 from tlsmgr.install.__main__ import COMMANDS
 from tlsmgr.install.__main__ import options as switching_options
 from tlsmgr.processes.master import _GETOPT as DAEMON_OPTIONS
