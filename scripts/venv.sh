@@ -112,8 +112,6 @@ prepare() { # EXTRAS
     if [ -e "$root/.venv" ]; then
         [ -w "$root/.venv" ] || unwritable "$root/.venv"
         say "repairs or updates $root/.venv${TLSMGR_IMPORT_FAILED:+ ($TLSMGR_IMPORT_FAILED)}"
-    else
-        say "first start: makes $root/.venv"
     fi
     fresh=
     if ! is_chosen || ! clean "$python" -I -c \
@@ -131,8 +129,8 @@ prepare() { # EXTRAS
 }
 
 unwritable() { # PATH
-    die "cannot write to $1; run this once as $(stat -c %U -- "$1"), whose it is," \
-        'where the file system is writable'
+    [ ! -O "$1" ] || die "cannot write to $1: is its file system mounted read-only?"
+    die "cannot write to $1: run this once as $(stat -c %U -- "$1"), whose it is"
 }
 
 create() {
@@ -141,6 +139,7 @@ create() {
     clean "$base" -I -c 'import venv, ensurepip' 2>/dev/null ||
         die "$base lacks its venv module (on Debian: apt-get install python3-venv)"
     rm -rf -- "$root/.venv" || unwritable "$root/.venv"
+    say "makes a virtual environment in $root/.venv with $base"
     problem=$(clean "$base" -I -m venv "$root/.venv" 2>&1) || {
         rm -rf -- "$root/.venv"
         die "cannot make $root/.venv with $base: $(printf '%s' "$problem" | tail -n 1)"
@@ -177,6 +176,9 @@ explain() {
     rm -rf -- "$root/.venv/tmp"
     if grep -q 'No space left on device' "$log"; then
         die "no space left for $root/.venv"
+    elif grep -q 'CERTIFICATE_VERIFY_FAILED' "$log"; then
+        die 'cannot verify the certificate of the Python Package Index; "cert = FILE" in' \
+            "/etc/pip.conf names other authorities; details are in $log"
     elif grep -qE 'name resolution|unreachable|NewConnectionError|refused|timed out|NameResol' \
         "$log"; then
         die 'cannot reach the Python Package Index: is there a network? A proxy goes into' \

@@ -11,13 +11,13 @@ Fatal: everything that goes wrong at the start. The removal at the end fails sil
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import psutil
 
 from tlsmgr.log import Fatal
 
@@ -51,10 +51,19 @@ def _refuse_others(path: str) -> None:
     text = Path(path).read_bytes() if stat.S_ISREG(status.st_mode) and status.st_size < 16 else b"-"
     if not CONTENT.fullmatch(text):
         raise Fatal(f"{path} exists and is not a pid file")
-    with contextlib.suppress(psutil.NoSuchProcess):
-        started = psutil.Process(int(text or b"0")).create_time()
-        if text and started <= status.st_mtime + CLOCK_ERROR:
-            raise Fatal(f"{path} is the pid file of process {int(text)}, which runs")
+    if text and _started(int(text)) <= status.st_mtime + CLOCK_ERROR:
+        raise Fatal(f"{path} is the pid file of process {int(text)}, which runs")
+
+
+def _started(pid: int) -> float:
+    """Return when that process started, in seconds of time.time(); infinity if there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    ticks = int(fields[19])  # proc(5): field 22 is the time after boot
+    uptime = ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + uptime
 
 
 def _replace(path: str, text: str) -> None:

@@ -29,6 +29,7 @@ from tlsmgr import __version__, daemonize, log
 from tlsmgr.config import maillog
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.log import Fatal
+from tlsmgr.pidfile import pid_file
 from tlsmgr.socketfile import listening, locked, make_directory
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(chosen: argparse.Namespace) -> None:
     """Read the configuration, take socket and directories, serve until the end. Raises Fatal."""
     # Imported here, so that --help and --version need none of the packages.
-    from tlsmgr import daemon, pidfile
+    from tlsmgr import daemon
     from tlsmgr.processes.jail import Identity
 
     _exit_on_signals()
@@ -104,7 +105,7 @@ def start(chosen: argparse.Namespace) -> None:
             on_ready = stack.enter_context(daemonize.detached(on_ready))
             maillog.connect(conf, "tlsmgr", also_stderr=True)
         if pid_path:
-            stack.enter_context(pidfile.pid_file(pid_path))
+            stack.enter_context(pid_file(pid_path))
         daemon.serve(conf, daemon.StartMode((listener,), Identity(*me()), on_ready=on_ready))
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # a late one must not stop the cleaning
 
