@@ -64,7 +64,7 @@ class Daemon:
         state: str = "",
         sabotage: str = "",
     ) -> None:
-        self.state = Path(state or tempfile.mkdtemp(prefix="tm-", dir="/tmp"))
+        self.state = Path(state or tempfile.mkdtemp(prefix="tm-"))
         self._owns_state = not state
         self.socket_path = ""
         self.may_panic = False  # a test that provokes a defect says so
