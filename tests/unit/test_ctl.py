@@ -112,7 +112,7 @@ def test_ticket_key(server: Path) -> None:
     ("arguments", "reason"),
     [
         (["seed", "0"], "(status -2): a seed has 1 to 255 bytes"),
-        (["seed", "-1"], "-1 is no unsigned 32-bit number"),
+        (["seed", "-1"], "-1 is not an unsigned 32-bit number"),
         (["policy", "bogus"], "(status -2): the cache type is unknown"),
         (["lookup", "lmtp", "id"], "has no database configured"),
         (["update", "lmtp", "id"], "has no database configured"),

@@ -66,10 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone; the flush at the end must not fail as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
-    except OSError as exc:
-        return _fail(exc.strerror or str(exc))
-    except TlsmgrError as exc:
-        return _fail(str(exc))
+    except OSError as error:
+        return _fail(error.strerror or str(error))
+    except TlsmgrError as error:
+        return _fail(str(error))
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from support.small_checkout import SmallCheckout
 
 from tlsmgr import __version__
 
-SCRIPTS = ("tlsmgr-start", "tlsmgrctl", "tlsmgr-test")
+SCRIPTS = ("tlsmgr-start", "tlsmgrctl", "tlsmgr-test", "tlsmgr-bench")
 
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,11 +32,6 @@ def test_help_and_version_need_no_environment(tmp_path: Path, name: str, option:
     else:
         assert done.stdout.startswith(f"usage: {name} ")
     assert not (checkout.root / ".venv").exists()
-
-
-def test_the_bench_has_a_version(tmp_path: Path) -> None:
-    done = run(CHECKOUT / "scripts" / "tlsmgr-bench", "--version")
-    assert (done.returncode, done.stdout) == (0, f"tlsmgr-bench {__version__}\n")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
