@@ -20,7 +20,7 @@ def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
     """The file is made anew, those who knew the old one go, and sessions are kept again."""
     numbers = iter(range(1_000_000))
     wait_for(
-        lambda: serve_on(daemon, next(numbers)) and "made anew" in daemon.log(),
+        lambda: serve_on(daemon, next(numbers)) and "recreated empty" in daemon.log(),
         "a new file",
     )
     wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")

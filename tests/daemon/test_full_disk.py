@@ -49,7 +49,7 @@ def test_a_full_disk(make_daemon: MakeDaemon, small_disk: Path) -> None:
         assert connection.ask(lookup(b"smtp", b"new 499")) == found(session)
         assert connection.ask(lookup(b"smtp", b"new 0")) == found(session)
     assert daemon.workers() == workers, "no worker was lost"
-    assert "made anew" not in daemon.log()
+    assert "recreated" not in daemon.log()
 
 
 def test_on_a_full_disk_the_oldest_go(small_disk: Path) -> None:

@@ -15,13 +15,13 @@ from support.raw_client import (
     NO_SESSION,
     NOT_FOUND,
     OK,
-    REFUSED_POLICY,
     Connection,
     data_of,
     delete,
     found,
     lookup,
     policy,
+    policy_is,
     seed,
     tktkey,
     update,
@@ -69,8 +69,8 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
             requests.append(lookup(b"smtp", cache_id))
             replies.append(found(sessions[cache_id]) if cache_id in sessions else NO_SESSION)
         else:
-            requests.append(policy(b"bogus"))
-            replies.append(REFUSED_POLICY)
+            requests.append(policy(b"smtp"))
+            replies.append(policy_is(1, 3600))
     with Connection(daemon.socket_path) as connection:
         sender = threading.Thread(target=connection.send, args=(b"".join(requests),))
         sender.start()

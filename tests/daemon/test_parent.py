@@ -30,7 +30,7 @@ def wait_for_workers(daemon: Daemon, count: int, without: set[int]) -> set[int]:
 # -------------------------------------------------------------------------------------- deaths
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2, signal.SIGTERM])
 def test_a_worker_that_dies_is_replaced_at_once(
     make_daemon: MakeDaemon, number: signal.Signals
 ) -> None:
@@ -242,4 +242,4 @@ def test_workers_that_are_retired_go_without_a_word(daemon: Daemon) -> None:
     wait_for_workers(daemon, 2, before)
     ask_all(daemon)
     (line,) = [line for line in daemon.lines() if line.startswith("warning: ")]
-    assert "lmtp_scache.sessions was damaged or removed and is made anew" in line
+    assert "lmtp_scache.sessions was damaged or removed: recreated empty" in line

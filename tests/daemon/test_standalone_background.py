@@ -81,7 +81,7 @@ def test_a_failure_behind_the_fork_is_told_as_well(in_background: Daemon) -> Non
     sabotage = (
         "import sys, tlsmgr.daemon as d, tlsmgr.log as log\n"
         "def fail(conf):\n    raise log.Fatal('no memory to be had')\n"
-        "d.share_memory = fail\n"
+        "d.setup.make_memory = fail\n"
         "from tlsmgr import standalone\nsys.exit(standalone.main())"
     )
     pid_file = in_background.state / "pid"

@@ -1,8 +1,8 @@
 """The settings of the three session caches, ready for those who keep, serve and sweep them.
 
-Called once by the daemon, as mail_owner, as directories are looked at: see `redirect`. The table of
-main.cf says which caches there are; whatever its type, our own store keeps the sessions, in a file
-`NAME.sessions` beside the file that Postfix would write. No lock is taken, no file is opened.
+`cache_settings` is pure. `cache_places` looks at directories, as mail_owner: see `redirect`. The
+table of main.cf says which caches there are; whatever its type, our own store keeps the sessions,
+in a file `NAME.sessions` beside the file that Postfix would write. No file is opened here.
 
 Fatal, in Postfix's words: two caches in one file, and a table of a type that cannot serve when
 daemon_table_open_error_is_fatal is set. A warning: an unknown log level, which then counts as
@@ -14,7 +14,9 @@ Rules: Postfix tlsmgr.c, tls_misc.c, dict_open.c.
 
 import os.path
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tlsmgr.config.load import Configuration
 from tlsmgr.config.parameters import CACHE_TYPES
@@ -43,21 +45,17 @@ CACHE_WORDS = "2 debug 3 ssl-expert 4 ssl-developer 5 6 7 8 9 cache"
 class CacheSettings:
     """What main.cf and tlsmgr.cf say about one cache.
 
-    `table` is the database as in main.cf, empty when there is none; `database` the same as
-    `type:name` after redirection; `path` our file, None when the cache is off or cannot serve;
-    `error` says why it cannot. `timeout` is in seconds, 0 for off; `size_limit` in bytes;
-    `entry_limit` 0 means none. `log_activity` asks for a line at each event.
+    `table` is the database as in main.cf, empty when there is none. `timeout` is in seconds, 0 for
+    off; `size_limit` in bytes; `entry_limit` 0 means none. `log_activity` asks for a line at each
+    event.
     """
 
     cache_type: str
     table: str
-    database: str
-    path: str | None
     timeout: int
     size_limit: int
     entry_limit: int
     log_activity: bool
-    error: str | None = None
 
     @property
     def cachable(self) -> bool:
@@ -65,46 +63,71 @@ class CacheSettings:
         return bool(self.table) and self.timeout > 0
 
 
-def cache_settings(
-    conf: Configuration, writable: WritableDir, warn: Warn
-) -> tuple[CacheSettings, ...]:
-    """The settings of the caches smtpd, smtp and lmtp, in that order."""
+class CachePlace(NamedTuple):
+    """Where a cache is kept.
+
+    `database` is its `type:name` after redirection; `path` our file, None when the table cannot
+    serve, and then `error` is the reason.
+    """
+
+    database: str
+    path: str | None
+    error: str | None
+
+
+def cache_settings(conf: Configuration, warn: Warn) -> tuple[CacheSettings, ...]:
+    """Return the settings of the caches smtpd, smtp and lmtp, in that order. Looks at no file."""
     users: dict[str, str] = {}
-    settings = [one_cache(conf, cache_type, users, writable, warn) for cache_type in CACHE_TYPES]
-    for cache in settings:
-        if cache.error and conf.flag("daemon_table_open_error_is_fatal"):
-            raise Fatal(cache.error)
-    return tuple(settings)
+    return tuple(_settings(conf, cache_type, users, warn) for cache_type in CACHE_TYPES)
 
 
-def one_cache(
-    conf: Configuration, cache_type: str, users: dict[str, str], writable: WritableDir, warn: Warn
+def cache_places(
+    conf: Configuration, settings: Sequence[CacheSettings], writable: WritableDir, warn: Warn
+) -> tuple[CachePlace, ...]:
+    """Return where each of the cachable ones is kept, in the same order; stats directories."""
+    users: dict[str, str] = {}
+    cachable = [cache for cache in settings if cache.cachable]
+    places = tuple(_place(conf, cache, users, writable, warn) for cache in cachable)
+    for place in places:
+        if place.error and conf.flag("daemon_table_open_error_is_fatal"):
+            raise Fatal(place.error)
+    return places
+
+
+def _settings(
+    conf: Configuration, cache_type: str, users: dict[str, str], warn: Warn
 ) -> CacheSettings:
-    """The settings of one cache; `users` says which cache has which table and file already."""
+    """Return the settings of one cache; `users` says which cache has which table already."""
     timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
     table = conf.text(f"{cache_type}_tls_session_cache_database")
-    database, path, error, log_activity = "", None, None, False
-    if table and timeout:
+    cachable = bool(table) and timeout > 0
+    if cachable:
         claim(table, table, cache_type, users)
-        kind, name = split_table(table, conf.text("default_database_type"))
-        error = table_error(kind, name)
-        name = place(kind, name, table, writable, warn)
-        database = f"{kind}:{name}"
-        if not error:
-            path = f"{name}.sessions"
-            claim(os.path.normpath(path), table, cache_type, users)
-        log_activity = logs_caches(conf, f"{cache_type}_tls_loglevel", warn)
     return CacheSettings(
         cache_type=cache_type,
         table=table,
-        database=database,
-        path=path,
         timeout=timeout,
         size_limit=conf.number(f"{cache_type}_tls_session_cache_size_limit"),
         entry_limit=conf.number(f"{cache_type}_tls_session_cache_entry_limit"),
-        log_activity=log_activity,
-        error=error,
+        log_activity=cachable and logs_caches(conf, f"{cache_type}_tls_loglevel", warn),
     )
+
+
+def _place(
+    conf: Configuration,
+    cache: CacheSettings,
+    users: dict[str, str],
+    writable: WritableDir,
+    warn: Warn,
+) -> CachePlace:
+    kind, name = split_table(cache.table, conf.text("default_database_type"))
+    error = table_error(kind, name)
+    name = redirected_name(kind, name, cache.table, writable, warn)
+    if error:
+        return CachePlace(f"{kind}:{name}", None, error)
+    path = f"{name}.sessions"
+    claim(os.path.normpath(path), cache.table, cache.cache_type, users)
+    return CachePlace(f"{kind}:{name}", path, None)
 
 
 def claim(key: str, table: str, cache_type: str, users: dict[str, str]) -> None:
@@ -134,7 +157,7 @@ def table_error(kind: str, name: str) -> str | None:
     return None
 
 
-def place(kind: str, name: str, table: str, writable: WritableDir, warn: Warn) -> str:
+def redirected_name(kind: str, name: str, table: str, writable: WritableDir, warn: Warn) -> str:
     """The name of a database after redirection.
 
     Postfix keeps `internal:` in the memory of its one process; for several it is a file too.

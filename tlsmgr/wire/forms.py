@@ -94,7 +94,11 @@ class WakeUp(NamedTuple):
     """Master's wake-up: it wants the connection closed and no reply."""
 
 
-Event = Request | Malformed | InputWarning | WakeUp
+class Paused(NamedTuple):
+    """The reader took many fields and there are more: other clients come first."""
+
+
+Event = Request | Malformed | InputWarning | WakeUp | Paused
 
 
 # ------------------------------------------------------------------------------------ value types

@@ -25,6 +25,7 @@ from tlsmgr.wire.forms import (
     InputWarning,
     Lookup,
     Malformed,
+    Paused,
     Policy,
     Request,
     Seed,
@@ -40,6 +41,7 @@ _SEEDS: Mapping[bytes, Seed] = {
     b"request\0seed\0size\0%d\0\0" % size: Seed(size) for size in range(1, 256)
 }
 _LONGEST_SEED = max(map(len, _SEEDS))
+FIELDS_AT_ONCE = 64  # fields taken in one call; a request has nine at most
 _SPLITS = 7  # at most, so that no session, which is long, is searched for a NUL
 
 
@@ -132,12 +134,24 @@ class RequestReader:
             return self._field == len(self._buffer)
         return self._is_fresh and not self._buffer.strip(NUL)
 
+    @property
+    def size(self) -> int:
+        """The bytes of the current list so far, an upper bound of the memory that is held."""
+        return self._size + len(self._buffer) - self._field
+
     def next_event(self) -> Event | None:
-        """The next event, or None when more bytes are needed."""
+        """Return the next event, or None when more bytes are needed.
+
+        Paused after FIELDS_AT_ONCE fields: there may be more; other clients come first.
+        """
         if self._held is not None:
             held, self._held = self._held, None
             return held
+        fields = 0
         while (end := self._buffer.find(0, self._scan)) >= 0:
+            if fields == FIELDS_AT_ONCE:
+                return Paused()
+            fields += 1
             if end == self._field and self._is_fresh and len(self._buffer) - end <= 2:
                 break  # stock has no answer to an empty list of less than three bytes
             event = self._take_field(end)
