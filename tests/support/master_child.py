@@ -32,7 +32,7 @@ from support.live_processes import live_group_of, workers_of
 from support.postfix_sandbox import (
     STOP_LIMIT,
     PostfixSandbox,
-    postconf,
+    daemon_directory,
     postfix_missing,
     wait_until,
 )
@@ -78,7 +78,7 @@ class MasterChild(PostfixSandbox):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._programs = {
-            True: os.path.join(postconf("-d", "-h", "daemon_directory"), "tlsmgr"),
+            True: os.path.join(daemon_directory(), "tlsmgr"),
             False: write_launcher(self.directory, self.prelude),
         }
         self.messages: list[Status] = []

@@ -35,6 +35,7 @@ from support.postfix_sandbox import (
     ENVIRONMENT,
     STOP_LIMIT,
     PostfixSandbox,
+    daemon_directory,
     postconf,
     postfix_missing,
     wait_until,
@@ -102,7 +103,7 @@ class PostfixInstance(PostfixSandbox):
         self.port, self.sink_port = _free_ports(2)
         command = self.tlsmgr
         if os.path.isabs(command):  # master(8) puts daemon_directory before every command
-            command = os.path.relpath(command, postconf("-d", "-h", "daemon_directory"))
+            command = os.path.relpath(command, daemon_directory())
         self.master_cf = MASTER_CF.format(chroot="y" if self.chroot else "n", tlsmgr=command)
         if self.mail:
             self._add_mail()

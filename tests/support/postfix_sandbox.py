@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,6 +53,12 @@ def postconf(*arguments: str) -> str:
     command = ["postconf", *arguments]
     run = subprocess.run(command, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True)
     return run.stdout.rstrip("\n")
+
+
+@cache
+def daemon_directory() -> str:
+    """Return the directory of Postfix's programs."""
+    return postconf("-d", "-h", "daemon_directory")
 
 
 def wait_until(condition: Callable[[], object], timeout: float) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
-from support.postfix_sandbox import STOP_LIMIT, PostfixSandbox, postconf
+from support.postfix_sandbox import STOP_LIMIT, PostfixSandbox, daemon_directory
 
 ABOVE_ALL = 64  # descriptors from here on are used for nothing else
 SO_SNDBUFFORCE = 32  # Linux socket(7); Python has no name for it
@@ -74,7 +74,7 @@ class StockTlsmgr(PostfixSandbox):
         safe = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_ALL) for fd in wanted]
         try:
             return os.posix_spawn(
-                os.path.join(postconf("-d", "-h", "daemon_directory"), "tlsmgr"),
+                os.path.join(daemon_directory(), "tlsmgr"),
                 ["tlsmgr", "-l", "-t", "unix", "-u", "-V", *self.arguments],
                 {"LANG": "C", "GENERATION": "0", "MAIL_CONFIG": str(self.config)},
                 file_actions=[
