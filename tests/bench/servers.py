@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import psutil
 from support.checkout import CHECKOUT
+from support.live_processes import descriptors_of
 from support.postfix_sandbox import postconf, postfix_missing
 from support.stock_tlsmgr import StockTlsmgr
 
@@ -280,7 +281,8 @@ def serving(path: str, first: psutil.Process) -> list[psutil.Process]:
     """
     table = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines())
     links = {f"socket:[{row[6]}]" for row in table if len(row) > 7 and path.endswith(row[7])}
-    return [p for p in family(first) if _name(p) != "master" and links & _descriptors(p.pid)]
+    holders = (p for p in family(first) if links & set(descriptors_of(p.pid).values()))
+    return [process for process in holders if _name(process) != "master"]
 
 
 def _name(process: psutil.Process) -> str:
@@ -288,16 +290,6 @@ def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess):
         return str(process.name())
     return ""
-
-
-def _descriptors(pid: int) -> set[str]:
-    """Return the targets of the process's open descriptors."""
-    found = set()
-    with contextlib.suppress(OSError):
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found.add(os.readlink(link))
-    return found
 
 
 def wait_for_socket(path: str) -> None:
