@@ -14,7 +14,7 @@ import pytest
 from support.cache_files import empty_all_branches
 from support.daemon_clients import serve_on
 from support.daemon_process import Daemon, MakeDaemon, wait_for
-from support.raw_client import NO_SESSION, OK, Connection, data_of, found, lookup, seed, update
+from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
 
 
 def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
@@ -145,7 +145,7 @@ def test_a_second_daemon_on_the_same_state_does_no_harm(make_daemon: MakeDaemon)
                 contextlib.suppress(OSError),
                 Connection(str(first.state / "second")) as connection,
             ):
-                assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+                expect_seed(connection, 8)
                 assert connection.ask(update(b"smtp", b"second %d" % number, b"its own")) == OK
                 assert connection.ask(lookup(b"smtp", b"id 1")) == NO_SESSION
         check(number)
@@ -173,7 +173,7 @@ def test_a_directory_that_is_gone(make_daemon: MakeDaemon, tmp_path: Path) -> No
     deaths = 0
     for number in range(100):
         with Connection(daemon.socket_path) as connection:
-            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            expect_seed(connection, 8)
             assert connection.ask(update(b"smtp", b"%d" % number, b"session")) == OK
         if number % 30 == 15:
             victim = daemon.workers()[0]

@@ -21,6 +21,7 @@ from support.raw_client import (
     TIMEOUT,
     Connection,
     data_of,
+    expect_seed,
     found,
     lookup,
     policy,
@@ -169,7 +170,7 @@ def test_a_client_is_not_given_up_for_one_that_left(make_daemon: MakeDaemon) -> 
             pass
         assert daemon.lines().count("warning: timeout on tlsmgr socket") == 1
         for connection in stay:
-            assert len(data_of(connection.ask(seed(4)), b"seed")) == 4
+            expect_seed(connection, 4)
 
 
 # ------------------------------------------------------------------------ nobody waits for anybody
@@ -209,7 +210,7 @@ def test_a_slow_reader_costs_only_itself(make_daemon: MakeDaemon) -> None:
         before = worker.memory_info().rss
         slow.send(lookup(b"smtp", b"large") * 100 + seed(7))
         for _ in range(200):
-            assert len(data_of(quick.ask(seed(4)), b"seed")) == 4
+            expect_seed(quick, 4)
         assert worker.memory_info().rss - before < 20_000_000, "100 replies are 133 MB"
         for _ in range(100):
             assert slow.read_list() == found(session)
@@ -227,7 +228,7 @@ def test_a_pipeline_delays_nobody_for_long(make_daemon: MakeDaemon) -> None:
         sender.start()
         rounds = 0
         while sender.is_alive() and rounds < 50:
-            assert len(data_of(modest.ask(seed(4)), b"seed")) == 4
+            expect_seed(modest, 4)
             rounds += 1
         for _ in range(count):
             assert greedy.read_list() == OK

@@ -10,11 +10,10 @@ from support.raw_client import (
     NO_SESSION,
     OK,
     Connection,
-    data_of,
+    expect_seed,
     found,
     lookup,
     policy,
-    seed,
     update,
 )
 
@@ -31,7 +30,7 @@ def ask_all(daemon: Daemon, connections: int = 20) -> None:
     """New connections are answered."""
     for _ in range(connections):
         with Connection(daemon.socket_path) as connection:
-            assert len(data_of(connection.ask(seed(16)), b"seed")) == 16
+            expect_seed(connection, 16)
 
 
 def send_all(connection: Connection, requests: list[bytes]) -> list[bytes]:
@@ -53,7 +52,7 @@ def serve_on(daemon: Daemon, number: int) -> bool:
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with contextlib.suppress(EOFError, OSError), Connection(daemon.socket_path) as connection:
-            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            expect_seed(connection, 8)
             assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
             assert connection.ask(update(b"smtp", b"id %d" % number, session)) == OK
             reply = connection.ask(lookup(b"smtp", b"id %d" % number))

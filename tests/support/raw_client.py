@@ -172,3 +172,10 @@ def data_of(reply: bytes, name: bytes) -> bytes:
     assert fields[:3] == [b"status", b"0", name], reply[:200]
     assert fields[4:] == [b"", b""], reply[:200]
     return base64.b64decode(fields[3], validate=True)
+
+
+def expect_seed(connection: Connection, size: int) -> bytes:
+    """Ask for random bytes, which must all come; return them."""
+    data = data_of(connection.ask(seed(size)), b"seed")
+    assert len(data) == size
+    return data
