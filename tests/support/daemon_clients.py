@@ -26,6 +26,13 @@ def ask(path: str, request: bytes) -> bytes:
         return connection.ask(request)
 
 
+def accepts(path: str) -> bool:
+    """Return whether a server accepts connections at the socket."""
+    with contextlib.suppress(OSError), Connection(path):
+        return True
+    return False
+
+
 def ask_all(daemon: Daemon, connections: int = 20) -> None:
     """Assert that requests on new connections are answered."""
     for _ in range(connections):
