@@ -107,8 +107,10 @@ def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"id", b"of smtp")) == OK
         assert connection.ask(update(b"smtpd", b"id", b"of smtpd")) == OK
+        workers = daemon.workers()
         (daemon.directory / "lmtp_scache.sessions").unlink()
         daemon.wait_for_log("lmtp_scache.sessions was damaged or removed")
+        wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(lookup(b"smtp", b"id")) == found(b"of smtp")
         assert connection.ask(lookup(b"smtpd", b"id")) == found(b"of smtpd")
