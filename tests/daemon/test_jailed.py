@@ -18,9 +18,9 @@ from support.raw_client import (
     OK,
     Connection,
     data_of,
+    expect_seed,
     found,
     lookup,
-    seed,
     tktkey,
     update,
 )
@@ -86,7 +86,7 @@ def test_requests(jailed: MasterChild) -> None:
         assert connection.ask(update(b"smtpd", b"id", b"session")) == OK
         assert connection.ask(lookup(b"smtpd", b"id")) == found(b"session")
         assert connection.ask(lookup(b"smtp", b"id")) == NO_SESSION
-        assert len(data_of(connection.ask(seed(255)), b"seed")) == 255
+        expect_seed(connection, 255)
         assert len(data_of(connection.ask(tktkey()), b"keybuf")) == 88
 
 
