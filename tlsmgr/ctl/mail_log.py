@@ -33,11 +33,9 @@ YEARS_BACK = 8  # February 29 may be that far away
 SLACK = timedelta(days=1)  # how far a line may be ahead of its file's time
 
 _LINE = re.compile(
-    rb"(?:<\d{1,3}>(?:1 )?)?"
     rb"([A-Z][a-z]{2} [ \d]\d \d\d:\d\d|\d{4}-\d\d-\d\dT\d\d:\d\d):(\d\d)(?:\.\d+)?"
     rb"(Z|[+-]\d\d:?\d\d)? "  # the zone, in ISO time stamps
-    rb"((\S+) (\S+/(?:smtpd?|lmtp|tlsproxy))"  # process: host, program,
-    rb"(?:\[\d+| \d+))(?:\]:| \S+ \S+) (.*)",  # and its id; RFC 5424 has more after it
+    rb"((\S+) (\S+/(?:smtpd?|lmtp|tlsproxy))\[\d+)\]: (.*)",  # process: host, program, id
     re.DOTALL,
 )
 _SUMMARY = re.compile(
@@ -322,7 +320,7 @@ def _peer_name(peer: bytes) -> str:
 @lru_cache(maxsize=1 << 8)
 def _text(raw: bytes) -> str:
     """Return printable text: names in a log come from strangers."""
-    text = raw.decode("utf-8", "backslashreplace")
+    text = raw.decode("ascii", "backslashreplace")
     if text.isprintable():
         return text
     return "".join(
