@@ -87,8 +87,9 @@ def _level_note(service: str, tally: Tally) -> str:
         fact = f"{parameter} is below 2 in these logs: resumed sessions of {service} are not shown."
     else:
         fact = (
-            f"{parameter} is below 2 in at least a part of these logs: {unknown:,} connections of "
-            f"{service} do not show if they resumed a session. The rate leaves them out."
+            f"{parameter} is below 2 in at least a part of these logs. They do not show the "
+            f"outcome of {unknown:,} of {tally.handshakes:,} connections of {service}; the rate "
+            "leaves these out."
         )
     return f"{fact} With {parameter} = 2 all are shown."
 
@@ -144,18 +145,17 @@ def _hour_table(counts: Counts, service: str) -> Iterator[str]:
 def _lookup_lines(counts: Counts, service: str) -> Iterator[str]:
     found = counts.lookups[service]
     total, lost, elsewhere = found.total(), found[Lookup.LOST], found[Lookup.ELSEWHERE]
-    share = _percent(found[Lookup.FOUND] / total)
-    yield f"Session cache of {service}: {total:,} lookups, {found[Lookup.FOUND]:,} found ({share})."
-    if lost:
-        yield (
-            f"{lost:,} lookups ({_percent(lost / total)}) found nothing although this host had "
-            "saved that session less than an hour before."
-        )
-    if elsewhere:
-        yield (
-            f"{elsewhere:,} lookups ({_percent(elsewhere / total)}) found nothing although another "
-            "host had saved that session less than an hour before."
-        )
+    hits = found[Lookup.FOUND]
+    yield (
+        f"Session cache of {service}: {hits:,} of {total:,} lookups found a session "
+        f"({_percent(hits / total)})."
+    )
+    for count, host in ((lost, "the same host"), (elsewhere, "another host")):
+        if count:
+            yield (
+                f"Not found although {host} had saved that session less than an hour before: "
+                f"{count:,} ({_percent(count / total)})."
+            )
 
 
 def _values(tally: Tally) -> dict[str, object]:
