@@ -300,7 +300,7 @@ def test_no_lookup_without_a_cache() -> None:
 # Memory
 
 
-def test_what_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_entries_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handshakes that fail, sessions that nobody asks for, summaries that no smtp(8) takes."""
     monkeypatch.setattr(mail_log, "REMEMBERED", 100)
     log = MailLog()
