@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from tlsmgr.client import DEFAULT_TIMEOUT, Client, TlsmgrError
+from tlsmgr.ctl import report
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
 NAME = "tlsmgrctl"
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.request is None:
+        return report.run(arguments)
     request: Request = arguments.request
     with Client(arguments.socket, arguments.timeout) as client:
         result = request.run(client, arguments)
@@ -102,9 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_options(parser, default_socket(), DEFAULT_TIMEOUT)
+    parser.set_defaults(request=None)
     requests = parser.add_subparsers(title="requests", metavar="REQUEST", required=True)
     for name, request in REQUESTS.items():
         _add_request(requests.add_parser(name, help=request.summary), request)
+    report.add_arguments(requests.add_parser("report", help=report.SUMMARY))
     return parser
 
 
