@@ -61,8 +61,8 @@ def test_a_log_that_nobody_reads_is_told_while_somebody_looks(in_background: Dae
 def test_a_start_in_the_background_that_fails_says_why(in_background: Daemon) -> None:
     pid_file = in_background.state / "pid"
     arguments = ["--daemon", "--pid-file", str(pid_file)]
-    line = fatal_line(run(in_background, *arguments, "-o", "tlsmgr_worker_processes=many"))
-    assert "tlsmgr_worker_processes" in line
+    line = fatal_line(run(in_background, *arguments, "-o", "tls_random_bytes=many"))
+    assert "tls_random_bytes" in line
     assert not pid_file.exists()
     assert in_background.processes() == []
 
