@@ -1,4 +1,4 @@
-"""The entropy source, the exchange file and their periods."""
+"""The exchange file and the period of its updates."""
 
 import os
 from pathlib import Path
@@ -6,57 +6,34 @@ from pathlib import Path
 import pytest
 
 from tlsmgr.config.load import load
-from tlsmgr.config.randomness import EntropySource, SourceKind, random_settings
+from tlsmgr.config.randomness import random_settings
 from tlsmgr.config.redirect import WritableDir
 
-
-@pytest.mark.parametrize(
-    ("text", "kind", "path", "size"),
-    [
-        ("dev:/dev/urandom", SourceKind.DEVICE, "/dev/urandom", 255),
-        ("egd:/run/egd", SourceKind.EGD, "/run/egd", 255),
-        ("dev:", SourceKind.DEVICE, "", 255),
-        ("/var/lib/random", SourceKind.FILE, "/var/lib/random", 1000),
-        ("DEV:/dev/urandom", SourceKind.FILE, "DEV:/dev/urandom", 1000),
-        ("", SourceKind.NONE, "", 1000),
-    ],
-)
-def test_sources(tmp_path: Path, text: str, kind: SourceKind, path: str, size: int) -> None:
-    options = (f"tls_random_source={text}", "tls_random_bytes=1000")
-    conf = load(str(tmp_path), pytest.fail, overrides=options, optional=True)
-    settings = random_settings(
-        conf, WritableDir("postfix", os.geteuid(), "/data"), lambda _text: None
-    )
-    assert settings.source == EntropySource(text, kind, path, size)
+WRITABLE = WritableDir("postfix", os.geteuid(), "/data")
 
 
 def test_defaults(tmp_path: Path) -> None:
     conf = load(
         str(tmp_path), pytest.fail, defaults={"data_directory": str(tmp_path)}, optional=True
     )
-    settings = random_settings(conf, WritableDir("postfix", os.geteuid(), "/data"), pytest.fail)
+    settings = random_settings(conf, WRITABLE, pytest.fail)
     assert settings.exchange_path == f"{tmp_path}/prng_exch"
-    assert (settings.reseed_period, settings.update_period) == (3600, 3600)
-    assert settings.source.size == 32
+    assert settings.update_period == 3600
 
 
-def test_long_periods_are_cut(tmp_path: Path) -> None:
-    options = ("tls_random_reseed_period=20w", "tls_random_prng_update_period=8421504")
+def test_the_update_period_is_that_of_main_cf(tmp_path: Path) -> None:
+    options = ("tls_random_prng_update_period=20w", "tls_random_reseed_period=5")
     conf = load(str(tmp_path), pytest.fail, overrides=options, optional=True)
-    settings = random_settings(
-        conf, WritableDir("postfix", os.geteuid(), "/data"), lambda _text: None
-    )
-    assert (settings.reseed_period, settings.update_period) == (8421504, 8421504)
+    assert random_settings(conf, WRITABLE, lambda _text: None).update_period == 20 * 7 * 86400
 
 
 def test_no_exchange_file(tmp_path: Path) -> None:
     options = ("tls_random_exchange_name=",)
     conf = load(str(tmp_path), pytest.fail, overrides=options, optional=True)
-    settings = random_settings(conf, WritableDir("postfix", os.geteuid(), "/data"), pytest.fail)
-    assert settings.exchange_path is None
+    assert random_settings(conf, WRITABLE, pytest.fail).exchange_path is None
 
 
-def test_an_exchange_file_in_the_directory_of_a_stranger_is_redirected(tmp_path: Path) -> None:
+def test_an_exchange_file_in_the_directory_of_another_user_is_redirected(tmp_path: Path) -> None:
     options = (f"tls_random_exchange_name={tmp_path}/exch",)
     conf = load(str(tmp_path), pytest.fail, overrides=options, optional=True)
     warnings: list[str] = []
