@@ -27,7 +27,7 @@ from tlsmgr.wire import (
     WakeUp,
     read_whole,
 )
-from tlsmgr.wire.forms import FORMS
+from tlsmgr.wire.requests import REQUEST_SPECS
 
 # ---------------------------------------------------------------------------------------- requests
 
@@ -59,14 +59,14 @@ requests: st.SearchStrategy[Request] = st.one_of(
 fragments = st.sampled_from(
     [b"\0", b"\0\0", b"W\0", b"request\0", b"=", b"YQ==\0", b"4\0", b"5 \0", b"smtp\0", b"{\0",
      b"size\0", b"cache_type\0", b"cache_id\0", b"session\0", b"keyname\0"]
-    + [name + b"\0" for name in FORMS]
+    + [name + b"\0" for name in REQUEST_SPECS]
 )  # fmt: skip
 soup = st.lists(st.one_of(fragments, st.binary(max_size=6)), max_size=40).map(b"".join)
 # Any terminated list: names and values of which some are those that a request has.
 wordy_names = st.one_of(
     names, st.sampled_from([b"request", b"size", b"cache_type", b"cache_id", b"session"])
 )
-wordy_values = st.one_of(texts, st.sampled_from([*FORMS, b"4", b"YQ==", b"smtp"]))
+wordy_values = st.one_of(texts, st.sampled_from([*REQUEST_SPECS, b"4", b"YQ==", b"smtp"]))
 terminated = st.one_of(
     requests.map(write),
     st.lists(st.tuples(wordy_names, wordy_values), min_size=1, max_size=6).map(
@@ -192,11 +192,11 @@ def test_refusal(data: bytes, shape: type[Request] | None, complaint: str) -> No
     assert events_of(pieces(data + good, 1)) == [*refusal(shape, complaint), Seed(4)]
 
 
-def test_a_trailing_attribute_is_worth_a_remark() -> None:
+def test_a_trailing_attribute_is_a_warning_and_the_request_is_served() -> None:
     data = b"request\0policy\0cache_type\0smtp\0extra\x001\0more\x002\0\0"
-    remark = InputWarning(UNEXPECTED.format("extra", "(list terminator)"))
+    warning = InputWarning(UNEXPECTED.format("extra", "(list terminator)"))
     for segments in ([data], pieces(data, 1), [data, raw_client.seed(4)]):
-        assert events_of(segments)[:2] == [remark, Policy(b"smtp")]
+        assert events_of(segments)[:2] == [warning, Policy(b"smtp")]
     assert events_of([data, raw_client.seed(4)])[2:] == [Seed(4)]
 
 
@@ -204,6 +204,19 @@ def test_a_refused_list_without_an_end_does_not_swallow_the_next_segment() -> No
     for bad in (b"request\0seed\0size\0abc\0", b"request\0frob\0", b"rubbish\0x\0", b"reqest\0"):
         assert events_of([bad, raw_client.seed(4)])[-1] == Seed(4)
         assert len(events_of([bad, raw_client.seed(4)])) == 2
+
+
+@pytest.mark.parametrize("begun", [b"x", b"name", b"name\0x", b"name\0value\0name"])
+def test_a_segment_in_the_middle_of_a_refused_list_s_field_is_the_rest_of_that_field(
+    begun: bytes,
+) -> None:
+    """It begins like a request, but only because the field was cut there."""
+    rest = b"request\0seed\0size\x004\0\0"
+    if begun.count(b"\0") % 2:  # the empty field is a value then, and no end of the list
+        rest += b"\0"
+    bad = refusal(None, 'unknown request "frob" from tlsmgr socket')
+    assert events_of([b"request\0frob\0" + begun, rest]) == bad
+    assert events_of([b"request\0frob\0" + begun, rest, raw_client.seed(7)]) == [*bad, Seed(7)]
 
 
 @pytest.mark.parametrize("stray", [b"\0", b"\0\0"])
