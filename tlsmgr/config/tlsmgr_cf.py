@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from tlsmgr.config import syntax
-from tlsmgr.config.common import DEFAULTS
 from tlsmgr.config.expand import Malformed, try_expand
 from tlsmgr.config.parameters import OURS, PARAMETERS
 from tlsmgr.config.postfix_names import is_postfix_name
@@ -31,8 +30,6 @@ from tlsmgr.log import Fatal
 OUR_NAMES = frozenset(parameter.name for parameter in OURS)
 
 _NAMES = frozenset(parameter.name for parameter in PARAMETERS)
-_KNOWN = _NAMES | DEFAULTS.keys() | {"process_name", "process_id", "config_directory"}
-_KNOWN |= {"service_name"}
 
 OPTION = "option -o"
 """The place of a setting on the command line."""
@@ -89,7 +86,7 @@ def _check_permissions(path: str, warn: Warn) -> None:
 
 
 def _warn_of_name(name: str, place: str, warn: Warn) -> None:
-    if name in _KNOWN or is_postfix_name(name):
+    if is_postfix_name(name):
         warn(f"{place}: {name} has no effect here: this parameter belongs in main.cf")
     else:
         warn(f"{place}: {_unknown(name, OUR_NAMES)}")
@@ -106,7 +103,7 @@ def warn_of_unknown(options: Iterable[str], values: Iterable[str], warn: Warn) -
 
     `options` are the names. A name that one of `values` refers to, as `$name`, is in order.
     """
-    unknown = [name for name in options if name not in _KNOWN and not is_postfix_name(name)]
+    unknown = [name for name in options if name not in OUR_NAMES and not is_postfix_name(name)]
     if not unknown:
         return
     used = {name for value in values for name in _REFERENCE.findall(value)}

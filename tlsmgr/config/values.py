@@ -127,7 +127,7 @@ def _time(name: str, text: str, minimum: int | None, maximum: int | None) -> int
 
 def _flag(name: str, text: str, _minimum: int | None, _maximum: int | None) -> bool:
     """Return whether the text is `yes`; the other good value is `no`, both in any case."""
-    word = text.lower() if text.isascii() else text
+    word = text.lower()
     if word not in ("yes", "no"):
         raise Fatal(f"bad boolean configuration: {name} = {text}")
     return word == "yes"

@@ -124,7 +124,7 @@ class RequestReader:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is held, so that the next segment starts a request."""
-        return not self._buffer and self._is_fresh and self._held is None
+        return not self._buffer and self._is_fresh
 
     def receive(self, segment: bytes) -> None:
         """Append bytes that were read; then ``next_event`` must be called until it returns None."""

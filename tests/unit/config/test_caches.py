@@ -122,6 +122,20 @@ def test_a_table_in_the_directory_of_a_stranger_is_redirected(tmp_path: Path) ->
     ]
 
 
+def test_a_table_of_an_unsupported_type_is_redirected_all_the_same(tmp_path: Path) -> None:
+    caches, warnings = settings_of(
+        tmp_path, owner=os.geteuid() + 1, smtp__database=f"cdb:{tmp_path}/x"
+    )
+    assert caches[1].database == "cdb:/data/x"
+    assert caches[1].error == "unsupported dictionary type: cdb"
+    assert len(warnings) == 2
+
+
+def test_a_table_without_a_name_is_named_after_its_directory(tmp_path: Path) -> None:
+    caches, _ = settings_of(tmp_path, owner=os.geteuid() + 1, smtp__database="btree:")
+    assert (caches[1].database, caches[1].error) == ("btree:/data/.", None)
+
+
 @pytest.mark.parametrize(
     ("seconds", "used"), [(0, 0), (1, 120), (119, 120), (120, 120), (121, 121), (8640000, 8640000)]
 )

@@ -94,12 +94,64 @@ def test_our_parameters_come_from_tlsmgr_cf_and_options(tmp_path: Path) -> None:
 
 
 def test_our_parameters_have_no_effect_in_main_cf(tmp_path: Path) -> None:
-    conf, warnings = load_texts(tmp_path, "tlsmgr_worker_processes = 7\n")
+    conf, warnings = load_texts(
+        tmp_path,
+        "tlsmgr_worker_processes = 7\ntls_random_source = [$tlsmgr_worker_processes]\n",
+        "smtp_tls_session_cache_entry_limit = $tlsmgr_worker_processes\n",
+    )
     assert conf.number("tlsmgr_worker_processes") == 0
+    assert conf.number("smtp_tls_session_cache_entry_limit") == 0
+    assert conf.text("tls_random_source") == "[]"
     assert warnings == [
         f"{tmp_path}/main.cf: ignoring tlsmgr_worker_processes: "
         "this parameter belongs in tlsmgr.cf",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            "smtp_tls_session_cache_timeout = 8640001",
+            "invalid smtp_tls_session_cache_timeout: 8640001 (max 8640000)",
+        ),
+        (
+            "lmtp_tls_session_cache_timeout = -1",
+            "parameter lmtp_tls_session_cache_timeout: bad time value or unit: -1",
+        ),
+        ("tls_random_bytes = 0", "invalid tls_random_bytes parameter value 0 < 1"),
+        ("tls_random_bytes = 32k", "bad numerical configuration: tls_random_bytes = 32k"),
+        ("mail_owner =", "bad string length 0 < 1: mail_owner = "),
+        ("smtputf8_enable = 1", "bad boolean configuration: smtputf8_enable = 1"),
+        ("compatibility_level = x", 'malformed compatibility level syntax: "x"'),
+        (
+            "syslog_facility = MAIL",
+            "file {}/main.cf: parameter syslog_facility: unrecognized value: MAIL",
+        ),
+        ("foo", "{}/main.cf, line 1: missing '=' after attribute name: \"foo\""),
+    ],
+)
+def test_a_mistake_in_main_cf_is_fatal_with_the_text_of_postfix(
+    tmp_path: Path, line: str, text: str
+) -> None:
+    with pytest.raises(Fatal) as caught:
+        load_texts(tmp_path, f"{line}\n")
+    assert caught.value.text == text.format(tmp_path)
+
+
+def test_an_option_without_a_value_is_fatal_as_in_postfix(tmp_path: Path) -> None:
+    with pytest.raises(Fatal) as caught:
+        load_texts(tmp_path, "", None, "tlsmgr_worker_processes")
+    assert caught.value.text == (
+        "invalid \"-o tlsmgr_worker_processes\" option value: missing '=' after attribute name"
+    )
+
+
+def test_values_refer_to_defaults_that_nothing_here_reads(tmp_path: Path) -> None:
+    reference = "tls_random_source = $mail_name,$fork_attempts\n"
+    assert load_texts(tmp_path, reference)[0].text("tls_random_source") == "Postfix,5"
+    conf, _ = load_texts(tmp_path, f"mail_name = X\n{reference}")
+    assert conf.text("tls_random_source") == "X,5"
 
 
 def test_a_missing_main_cf_is_fatal_unless_it_is_optional(tmp_path: Path) -> None:

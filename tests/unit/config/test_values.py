@@ -55,6 +55,18 @@ def test_good_values(kind: Kind, text: str, value: Value) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "text", "bound"),
+    [(Kind.TIME, "100d", 8640000), (Kind.NUMBER, "8", 8), (Kind.SIZE, "1k", 1024)],
+)
+def test_bounds_are_good_values(kind: Kind, text: str, bound: int) -> None:
+    assert convert(kind, "name", text, bound, bound) == bound
+
+
+def test_bounds_of_a_text_are_good_lengths() -> None:
+    assert convert(Kind.TEXT, "name", "üü", 4, 4) == "üü"
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -69,6 +81,7 @@ def test_good_values(kind: Kind, text: str, value: Value) -> None:
         "2147483648",
         "35791394m",
         "9" * 30,
+        "9" * 5000,
         "99999999999999999999s",
         "5\udcfc",
     ],

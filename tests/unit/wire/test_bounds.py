@@ -21,6 +21,10 @@ def update_of(size: int) -> bytes:
     return frame[:-2] + b"A" * (size - len(frame)) + b"\0\0"
 
 
+def test_the_limit_of_a_request_is_that_of_the_manual_page() -> None:
+    assert REQUEST_LIMIT == 2 << 20
+
+
 @pytest.mark.parametrize("size", range(REQUEST_LIMIT - 4, REQUEST_LIMIT + 5))
 def test_the_limit_of_a_request_is_exact(size: int) -> None:
     data = update_of(size)

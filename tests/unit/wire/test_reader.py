@@ -200,6 +200,14 @@ def test_a_trailing_attribute_is_a_warning_and_the_request_is_served() -> None:
     assert events_of([data, raw_client.seed(4)])[2:] == [Seed(4)]
 
 
+def test_a_trailing_attribute_without_a_value_does_not_end_the_list() -> None:
+    data = b"request\0policy\0cache_type\0smtp\0extra\0\0more\x002\0\0"
+    warning = InputWarning(UNEXPECTED.format("extra", "(list terminator)"))
+    expected = [warning, Policy(b"smtp"), Seed(4)]
+    assert events_of([data + raw_client.seed(4)]) == expected
+    assert events_of(pieces(data + raw_client.seed(4), 1)) == expected
+
+
 def test_a_refused_list_without_an_end_does_not_swallow_the_next_segment() -> None:
     for bad in (b"request\0seed\0size\0abc\0", b"request\0frob\0", b"rubbish\0x\0", b"reqest\0"):
         assert events_of([bad, raw_client.seed(4)])[-1] == Seed(4)
@@ -224,6 +232,39 @@ def test_one_or_two_stray_nuls_are_forgotten(stray: bytes) -> None:
     assert events_of([stray]) == []
     assert events_of([stray, raw_client.seed(4)]) == [Seed(4)]
     assert events_of([*pieces(stray, 1), raw_client.seed(4)]) == [Seed(4)]
+
+
+def test_three_stray_nuls_are_an_empty_list() -> None:
+    assert events_of([b"\0\0\0"]) == refusal(None, MISSING.format("request"))
+
+
+@pytest.mark.parametrize("length", range(1, len(raw_client.seed(4))))
+def test_a_reader_with_a_part_of_a_request_is_not_idle(length: int) -> None:
+    reader = RequestReader()
+    reader.receive(raw_client.seed(4)[:length])
+    assert reader.next_event() is None
+    assert not reader.is_idle
+    reader.receive(raw_client.seed(4)[length:])
+    assert reader.next_event() == Seed(4)
+    assert reader.next_event() is None
+    assert reader.is_idle
+
+
+def test_a_reader_with_a_request_that_is_held_back_is_not_idle() -> None:
+    reader = RequestReader()
+    reader.receive(b"request\0policy\0cache_type\0smtp\0extra\x001\0\0")
+    assert isinstance(reader.next_event(), InputWarning)
+    assert not reader.is_idle
+    assert reader.next_event() == Policy(b"smtp")
+
+
+def test_the_next_request_is_read_even_if_the_refused_one_was_not_read_to_its_end() -> None:
+    reader = RequestReader()
+    reader.receive(b"request\0seed\0size\0abc\0")
+    assert isinstance(reader.next_event(), Malformed)
+    reader.receive(raw_client.seed(4))
+    assert reader.next_event() == Seed(4)
+    assert reader.next_event() is None
 
 
 def test_the_wake_up_is_known_by_its_content() -> None:
@@ -253,6 +294,14 @@ def test_end_of_input_in_the_middle(length: int) -> None:
         return
     text = end_of_input(PARTIAL[:length])
     assert ending == (InputWarning(text) if length < HEAD else Malformed(Update, text))
+
+
+@pytest.mark.parametrize("stray", [b"W", b"\0", b"\0\0"])
+def test_end_of_input_behind_stray_bytes_is_silent(stray: bytes) -> None:
+    reader = RequestReader()
+    reader.receive(stray)
+    assert reader.next_event() is None
+    assert reader.end_of_input() is None
 
 
 def test_end_of_input_behind_what_was_answered_is_silent() -> None:
