@@ -1,7 +1,7 @@
 """logsockets - log destinations behind a UNIX socket: syslog(3)'s /dev/log, and postlogd(8).
 
-The daemon connects before it enters the jail. Forked workers share the connection; each process
-counts its own dropped lines and its own waiting.
+The daemon connects before it enters the jail. Forked workers share the connection; from the fork on
+each process counts its own dropped lines and its own waiting.
 
 No call blocks on a log daemon that is slow, stopped or gone. The system queues about ten lines. A
 line that finds the queue full waits for the log daemon, but all lines of a process together wait at

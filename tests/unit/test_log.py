@@ -1,4 +1,4 @@
-"""Log lines: wording, printable text, the route, the limit, and a standard error nobody reads."""
+"""Log lines: form, printable text, the route, the limit, and a standard error without a reader."""
 
 import os
 import re

@@ -110,7 +110,7 @@ def test_a_table_that_cannot_serve_has_an_error_and_no_file(
     assert caught.value.text == error
 
 
-def test_a_table_in_the_directory_of_a_stranger_is_redirected(tmp_path: Path) -> None:
+def test_a_table_in_the_directory_of_another_user_is_redirected(tmp_path: Path) -> None:
     table = f"btree:{tmp_path}/scache"
     caches, warnings = settings_of(tmp_path, owner=os.geteuid() + 1, smtp__database=table)
     assert caches[1].table == table
@@ -180,7 +180,7 @@ def test_one_database_for_two_caches_is_fatal(
     assert caught.value.text == f"do not use the same TLS cache file {text.format(tmp_path)}"
 
 
-def test_a_cache_that_is_off_shares_its_database_with_anybody(tmp_path: Path) -> None:
+def test_a_cache_that_is_off_may_share_its_database(tmp_path: Path) -> None:
     table = f"btree:{tmp_path}/x"
     caches, _ = settings_of(tmp_path, smtp__database=table, lmtp__database=table, lmtp__timeout="0")
     assert [cache.cachable for cache in caches] == [False, True, False]

@@ -177,7 +177,7 @@ def test_a_number_that_fits_no_long_is_fatal(digits: str) -> None:
 
 
 def chain(length: int) -> dict[str, str]:
-    """Names n0 to n`length`, each a reference to the next, the last one a word."""
+    """Names n0 to n`length`, each a reference to the next, the last one to a text."""
     return {f"n{i}": f"$n{i + 1}" for i in range(length)} | {f"n{length}": "end"}
 
 

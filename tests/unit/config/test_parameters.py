@@ -52,7 +52,7 @@ def test_every_default_is_a_good_value(row: Parameter) -> None:
 
 @pytest.mark.parametrize("row", OURS, ids=names(OURS))
 def test_our_defaults_refer_to_nothing(row: Parameter) -> None:
-    """One of them stands in for a bad value, whatever the other values are."""
+    """A default replaces a bad value, so it must be good with any other values."""
     assert "$" not in row.default
     assert row.kind is not Kind.TEXT
 

@@ -1,4 +1,4 @@
-"""Files meant for a directory of somebody else go to data_directory, with two warnings."""
+"""Files for a directory of another user go to data_directory, with two warnings."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tlsmgr.config.redirect import WritableDir, base_name, directory_name, redirect
 
-STRANGER = os.geteuid() + 1
+OTHER_USER = os.geteuid() + 1
 
 
 def test_a_directory_of_mail_owner_is_used_in_silence(tmp_path: Path) -> None:
@@ -17,15 +17,15 @@ def test_a_directory_of_mail_owner_is_used_in_silence(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_missing_is_left_to_the_open(tmp_path: Path) -> None:
-    writable = WritableDir("postfix", STRANGER, "/data")
+    writable = WritableDir("postfix", OTHER_USER, "/data")
     path = f"{tmp_path}/none/prng_exch"
     assert redirect(path, f"file {path}", writable, pytest.fail) == path
 
 
 @pytest.mark.parametrize("name", ["prng_exch", "prng_exch/", "no.such.file"])
-def test_a_directory_of_a_stranger_is_not_used(tmp_path: Path, name: str) -> None:
+def test_a_directory_of_another_user_is_not_used(tmp_path: Path, name: str) -> None:
     warnings: list[str] = []
-    writable = WritableDir("mailer", STRANGER, "/data")
+    writable = WritableDir("mailer", OTHER_USER, "/data")
     path = f"{tmp_path}/{name}"
     expected = f"/data/{name.rstrip('/')}"
     assert redirect(path, f"file {path}", writable, warnings.append) == expected
@@ -40,7 +40,7 @@ def test_a_bare_name_is_in_the_working_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     warnings: list[str] = []
-    writable = WritableDir("postfix", STRANGER, "/data")
+    writable = WritableDir("postfix", OTHER_USER, "/data")
     assert redirect("name", "file name", writable, warnings.append) == "/data/name"
     assert warnings[0] == "request to update file name in non-postfix directory ."
 

@@ -1,4 +1,4 @@
-"""Value types: what each accepts, and the words for what it does not."""
+"""Value types: what each accepts, and the texts for what it does not accept."""
 
 import pytest
 from hypothesis import given, settings
