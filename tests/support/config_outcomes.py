@@ -17,8 +17,7 @@ import pytest
 from tlsmgr.config.accounts import check, look_up
 from tlsmgr.config.caches import cache_places, cache_settings, session_timeout
 from tlsmgr.config.load import load
-from tlsmgr.config.randomness import exchange_path
-from tlsmgr.config.redirect import WritableDir
+from tlsmgr.config.redirect import WritableDir, exchange_path
 from tlsmgr.log import Fatal, printable
 
 STOCK_TLSMGR = "/usr/lib/postfix/sbin/tlsmgr"

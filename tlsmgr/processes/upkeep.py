@@ -16,8 +16,7 @@ from functools import partial
 from tlsmgr import log
 from tlsmgr.config.caches import CachePlace, CacheSettings, cache_places
 from tlsmgr.config.load import Configuration
-from tlsmgr.config.randomness import exchange_path
-from tlsmgr.config.redirect import WritableDir
+from tlsmgr.config.redirect import WritableDir, exchange_path
 from tlsmgr.prng.exchange import ExchangeFile
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail

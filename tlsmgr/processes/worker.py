@@ -65,6 +65,7 @@ DRAIN_TIME = 10.0  # seconds for clients to leave a worker that drains
 CHECK_INTERVAL = 1.0  # seconds between two looks at connections that send no event
 REQUESTS_AT_ONCE = 16  # of one client in an iteration
 MOST_MISTAKES = 100  # refused requests of one client
+WARNING_INTERVAL, WARNING_BURST = 60.0, 10  # seconds, and warnings of one kind in that time
 NANOSECONDS = 1_000_000_000
 
 _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], INDEX["malformed"]
@@ -121,6 +122,7 @@ class Worker:
         self._next_check = 0.0  # time.monotonic()
         self._drained_by = 0.0  # time.monotonic(); 0: it accepts connections
         self._stopping = False
+        self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
 
     def run(self) -> None:
         """Serve until the parent or a signal ends it."""
@@ -202,7 +204,7 @@ class Worker:
         self._next_check = now + CHECK_INTERVAL
         self._listeners.rearm()
         for connection in self._connections.overdue(now - self._inherited.client_timeout):
-            log.warning(f"timeout on {self._inherited.source}")
+            self._warn("timeout", f"timeout on {self._inherited.source}")
             self._connections.drop(connection)
 
     # Requests.
@@ -266,7 +268,8 @@ class Worker:
         self._read_requests(connection)
         self._connections.note_progress(connection, now)
         if (largest := self._connections.largest()) is not None:
-            log.warning(f"too much memory for half requests from {self._inherited.source}")
+            text = f"too much memory for half requests from {self._inherited.source}"
+            self._warn("memory", text)
             self._connections.drop(largest)
 
     def _read_requests(self, connection: Connection) -> None:
@@ -292,7 +295,7 @@ class Worker:
         if isinstance(event, Malformed):
             self._refuse(connection, Refusal(refuse(event), event.complaint), event.final)
         elif isinstance(event, InputWarning):
-            log.warning(event.text)
+            self._warn("input", event.text)
         elif isinstance(event, WakeUp):
             self._context.counts[_WAKEUPS] += 1
             self._connections.drop(connection)
@@ -303,13 +306,17 @@ class Worker:
         """Send status -2; a client that makes too many mistakes is disconnected."""
         self._context.counts[_MALFORMED] += 1
         if refusal.complaint:
-            log.warning(refusal.complaint)
+            self._warn("refusal", refusal.complaint)
         self._connections.send(connection, refusal.reply)
         connection.mistakes += 1
         if connection.mistakes == MOST_MISTAKES:
-            log.warning(f"too many refused requests from {self._inherited.source}: disconnected")
+            text = f"too many refused requests from {self._inherited.source}: disconnected"
+            self._warn("mistakes", text)
         if final or connection.mistakes == MOST_MISTAKES:
             self._connections.drop(connection)
+
+    def _warn(self, kind: str, text: str) -> None:
+        self._limit.warning(kind, text, time.monotonic())
 
     def _end(self, connection: Connection) -> None:
         """Handle EOF; report a partial request."""

@@ -122,7 +122,7 @@ def test_a_table_that_cannot_serve_has_an_error_and_no_file(
     assert caught.value.text == error
 
 
-def test_a_table_in_the_directory_of_a_stranger_is_redirected(tmp_path: Path) -> None:
+def test_a_table_in_the_directory_of_another_user_is_redirected(tmp_path: Path) -> None:
     table = f"btree:{tmp_path}/scache"
     place, warnings = place_of(tmp_path, owner=os.geteuid() + 1, smtp__database=table)
     assert place == CachePlace("btree:/data/scache", "/data/scache.sessions", None)
@@ -130,6 +130,17 @@ def test_a_table_in_the_directory_of_a_stranger_is_redirected(tmp_path: Path) ->
         f"request to update table {table} in non-postfix directory {tmp_path}",
         "redirecting the request to postfix-owned data_directory /data",
     ]
+
+
+def test_a_table_of_an_unsupported_type_is_redirected_all_the_same(tmp_path: Path) -> None:
+    place, warnings = place_of(tmp_path, owner=os.geteuid() + 1, smtp__database=f"cdb:{tmp_path}/x")
+    assert place == CachePlace("cdb:/data/x", None, "unsupported dictionary type: cdb")
+    assert len(warnings) == 2
+
+
+def test_a_table_without_a_name_is_named_after_its_directory(tmp_path: Path) -> None:
+    place, _ = place_of(tmp_path, owner=os.geteuid() + 1, smtp__database="btree:")
+    assert (place.database, place.error) == ("btree:/data/.", None)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +186,7 @@ def test_one_database_for_two_caches_is_fatal(
     assert caught.value.text == f"do not use the same TLS cache file {text.format(tmp_path)}"
 
 
-def test_a_cache_that_is_off_shares_its_database_with_anybody(tmp_path: Path) -> None:
+def test_a_cache_that_is_off_may_share_its_database(tmp_path: Path) -> None:
     table = f"btree:{tmp_path}/x"
     caches, _ = settings_of(tmp_path, smtp__database=table, lmtp__database=table, lmtp__timeout="0")
     assert [cache.cachable for cache in caches] == [False, True, False]
