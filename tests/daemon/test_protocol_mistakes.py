@@ -137,7 +137,7 @@ def test_who_makes_nothing_but_mistakes_is_sent_away(recorded_daemon: Daemon) ->
         with contextlib.suppress(ConnectionResetError):
             connection.read_to_end()
     lines = recorded_daemon.lines(start)
-    assert lines[-1] == "warning: too many malformed requests from tlsmgr socket: disconnected"
+    assert lines[-1] == "warning: too many refused requests from tlsmgr socket: disconnected"
     assert lines[:-1] == ["warning: " + MISSING.format("request")] * 100
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import CHECKOUT
-from support.daemon_clients import ask
+from support.daemon_clients import accepts, ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.raw_client import data_of, policy, policy_is, seed
 from support.standalone_program import fatal_line, run
@@ -200,7 +200,7 @@ def test_nobody_needs_to_read_the_path(idle: Daemon) -> None:
     )
     os.close(writer)
     path = str(idle.directory / "private" / "tlsmgr")
-    wait_for(lambda: os.path.lexists(path), "the socket")
+    wait_for(lambda: accepts(path), "the socket")
     assert len(data_of(ask(path, seed(5)), b"seed")) == 5
     assert process.poll() is None
     process.terminate()

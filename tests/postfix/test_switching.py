@@ -157,21 +157,31 @@ def test_a_daemon_that_does_not_start_changes_nothing(farm: Path, checkout: Path
 
 
 @needs_postfix
-def test_a_mistake_in_tlsmgr_cf_is_found_before_anything_is_changed(farm: Path) -> None:
+def test_a_mistake_in_main_cf_is_found_before_anything_is_changed(farm: Path) -> None:
     with private(farm) as system:
-        name = "smtp_tls_session_cache_entry_limit"
-        (system.config / "tlsmgr.cf").write_text(f"{name} = many\n")
         before = fields(system)
+        main_cf = system.config / "main.cf"
+        good = main_cf.read_text()
+        main_cf.write_text(f"{good}tls_random_bytes = many\n")
         outcome = switch(system, "enable")
-        assert outcome.fatal() == f"bad numerical configuration: {name} = many"
+        assert outcome.fatal() == "bad numerical configuration: tls_random_bytes = many"
         assert outcome.said == []
         assert fields(system) == before
+        main_cf.write_text(good)
         assert answers(system)
 
-        (system.config / "tlsmgr.cf").write_text("smtp_entry_limit = 5\n")
+
+@needs_postfix
+def test_a_mistake_in_tlsmgr_cf_is_shown_and_stops_nothing(farm: Path) -> None:
+    with private(farm) as system:
+        name = "smtp_tls_session_cache_entry_limit"
+        (system.config / "tlsmgr.cf").write_text(f"{name} = many\nsmtp_entry_limit = 5\n")
         outcome = switch(system, "enable")
         assert outcome.status == 0, outcome.text
-        assert "ignoring unknown parameter: smtp_entry_limit" in outcome.text
+        path = f"{system.config}/tlsmgr.cf"
+        assert f'{path}, line 1: {name}: bad number "many"; using the default 0' in outcome.text
+        assert f'{path}, line 2: unknown parameter "smtp_entry_limit"' in outcome.text
+        assert answers(system)
 
 
 @needs_postfix

@@ -40,7 +40,7 @@ DOORS = {
 }
 KEYS = {
     ("fork", "forkpty", "wait", "waitpid", "wait3", "wait4", "waitid"): {
-        "processes/parent.py",
+        "processes/children.py",
         "daemonize.py",
     },
     (

@@ -4,7 +4,8 @@ Reads the command line, makes one request, prints the result on standard output.
 line on standard error, never a traceback. It needs no configuration file and no package: only the
 path of the server's socket, which ``place`` finds.
 
-Each command is a row of COMMANDS. A new one is a file beside this one, with its row.
+Commands that are one request to the server are rows of REQUESTS in ``requests``. Each other command
+is a file beside this one, and a row of COMMANDS.
 """
 
 from __future__ import annotations
@@ -14,20 +15,33 @@ import base64
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from tlsmgr import __version__
 from tlsmgr.client import DEFAULT_TIMEOUT, Client, TlsmgrError
-from tlsmgr.ctl.command import Command, Result
+from tlsmgr.ctl import report
 from tlsmgr.ctl.place import default_socket
-from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS
+from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
 NAME = "tlsmgrctl"
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
 
-COMMANDS: Mapping[str, Command] = {**REQUESTS}
+
+class Command(NamedTuple):
+    """A command that is not one request: its help line, its arguments, and what it does."""
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "report": Command(report.SUMMARY, report.add_arguments, report.run),
+}
 
 DESCRIPTION = """\
 Ask a running tlsmgr, the TLS session cache and PRNG manager of Postfix, what the
@@ -47,6 +61,7 @@ examples:
   tlsmgrctl seed 32
   tlsmgrctl update smtp some-id <session.der
   tlsmgrctl lookup --raw smtp some-id >session.der
+  tlsmgrctl report /var/log/mail.log
 
 A cache id that starts with a dash goes after `--`. Only root and the mail owner
 can ask the tlsmgr that runs under Postfix.
@@ -73,12 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    command: Command = arguments.command
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _ask(request: Request, arguments: argparse.Namespace) -> int:
     socket = arguments.socket or default_socket(os.environ)
     with Client(socket, arguments.timeout) as client:
-        result = command.run(client, arguments)
+        result = request.run(client, arguments)
     with open(1, "wb", closefd=False) as stdout:
-        stdout.write(_printable(result, raw=command.binary and arguments.raw))
+        stdout.write(_printable(result, raw=request.binary and arguments.raw))
     return EXIT_OK
 
 
@@ -103,15 +122,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_options(parser, None, DEFAULT_TIMEOUT)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="requests", metavar="REQUEST", required=True)
+    for name, request in REQUESTS.items():
+        _add_request(commands.add_parser(name, help=request.summary), request)
     for name, command in COMMANDS.items():
-        _add_command(commands.add_parser(name, help=command.summary), command)
+        child = commands.add_parser(name, help=command.summary)
+        child.set_defaults(run=command.run)
+        command.add_arguments(child)
     return parser
 
 
-def _add_command(parser: argparse.ArgumentParser, command: Command) -> None:
-    parser.description = f"{command.summary[0].upper()}{command.summary[1:]}. {command.notes}"
-    parser.set_defaults(command=command)
-    for name in command.arguments:
+def _add_request(parser: argparse.ArgumentParser, request: Request) -> None:
+    parser.description = f"{request.summary[0].upper()}{request.summary[1:]}. {request.notes}"
+    parser.set_defaults(run=partial(_ask, request))
+    for name in request.arguments:
         argument = ARGUMENTS[name]
         parser.add_argument(
             name.lower(),
@@ -121,7 +144,7 @@ def _add_command(parser: argparse.ArgumentParser, command: Command) -> None:
             nargs="?" if argument.optional else None,
             default=argument.default,
         )
-    if command.binary:
+    if request.binary:
         parser.add_argument("--raw", action="store_true", help="print bytes, not base64")
     _add_options(parser, argparse.SUPPRESS, argparse.SUPPRESS)
 

@@ -1,17 +1,45 @@
-"""requests - the commands of tlsmgrctl that are one request each: seed, policy, lookup and so on.
+"""requests - the commands of tlsmgrctl that are one request to the server: seed, policy and so on.
 
-Each function makes one call of the client library and returns the result. NotFound is an answer of
-the server, not a failure; other errors are those of tlsmgr.client, and pass through.
+Each row of REQUESTS has a function that makes one call of the client library and returns the
+result: bytes, or lines of text. It prints nothing. NotFound is an answer of the server, not a
+failure; other errors are those of tlsmgr.client, and pass through.
 """
 
 from __future__ import annotations
 
 import os
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from tlsmgr.client import Client
-from tlsmgr.ctl.command import Argument, Command, NotFound, Result
+from tlsmgr.client import Client, TlsmgrError
+
+Result = bytes | list[str]
+
+
+class NotFound(TlsmgrError):
+    """The server answered that there is no such session or key."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row: the function, its arguments by name, and the help text."""
+
+    run: Callable[[Client, Namespace], Result]
+    summary: str
+    arguments: tuple[str, ...]
+    binary: bool = False  # it has --raw
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A positional argument, as argparse has it; ``type`` reads the text."""
+
+    help: str
+    type: Callable[[str], object] = str
+    optional: bool = False
+    default: object = None
 
 
 def _seed(client: Client, arguments: Namespace) -> Result:
@@ -69,23 +97,23 @@ ARGUMENTS: Mapping[str, Argument] = {
     ),
 }
 
-REQUESTS: Mapping[str, Command] = {
-    "seed": Command(_seed, "print random bytes from the server's generator", ("N",), binary=True),
-    "policy": Command(
+REQUESTS: Mapping[str, Request] = {
+    "seed": Request(_seed, "print random bytes from the server's generator", ("N",), binary=True),
+    "policy": Request(
         _policy,
         "print whether there is a session cache of that type, and how long a session lives in it",
         ("TYPE",),
         notes="Two lines, `cachable yes` or `cachable no`, and `timeout SECONDS`.",
     ),
-    "lookup": Command(_lookup, "print a session", ("TYPE", "ID"), binary=True),
-    "update": Command(
+    "lookup": Request(_lookup, "print a session", ("TYPE", "ID"), binary=True),
+    "update": Request(
         _update,
         "store a session, read from standard input",
         ("TYPE", "ID"),
         notes="Standard input is stored byte for byte up to its end, as `lookup --raw` prints it.",
     ),
-    "delete": Command(_delete, "remove a session", ("TYPE", "ID")),
-    "tktkey": Command(
+    "delete": Request(_delete, "remove a session", ("TYPE", "ID")),
+    "tktkey": Request(
         _tktkey,
         "print a session ticket key, which is a secret",
         ("NAME",),

@@ -36,7 +36,7 @@ def check_service(service: Service) -> None:
 def check_configuration(instance: Instance, service: Service, warn: Callable[[str], None]) -> None:
     """Fatal, in the daemon's words, for what it could not start with."""
     options = master.parse(split(service.arguments), {})
-    load(instance.directory, warn, overrides=options.overrides, service_name=service.name)
+    load(instance.directory, warn, warn, overrides=options.overrides, service_name=service.name)
 
 
 def run(instance: Instance, service: Service, launcher: str) -> None:

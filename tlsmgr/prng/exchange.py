@@ -43,15 +43,15 @@ class ExchangeError(Exception):
 class ExchangeFile:
     """One exchange file; with an empty name nothing is ever done."""
 
-    def __init__(self, path: str, period: int, pool: Pool) -> None:
+    def __init__(self, path: str, period: int, pool: Pool, directory: int = -1) -> None:
         """Take the values of tls_random_exchange_name and tls_random_prng_update_period.
 
-        `period` is in seconds. Nothing is opened yet.
+        `period` is in seconds; `directory` is a descriptor of the directory, if it is open already.
         """
         self._path = path
         self._period = period
         self._pool = pool
-        self._directory = -1
+        self._directory = directory
         self._known = False
         self._locked_since: float | None = None
         self._trouble = Trouble(f"PRNG exchange file {path}")

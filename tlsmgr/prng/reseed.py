@@ -65,8 +65,12 @@ class Reseeder:
         self._trouble.over()
         return next_delay(self._period, self._pool)
 
+    def descriptors(self) -> set[int]:
+        """Return the descriptors that the process that runs this keeps open."""
+        return self._source.descriptors() if self._source is not None else set()
+
     def close(self) -> None:
-        """Close the source: a worker after the fork, and the parent at its end."""
+        """Close the source."""
         self._reading = None
         if self._source:
             self._source.close()

@@ -47,6 +47,9 @@ class Source(Protocol):
     def read(self, n: int) -> Reading:
         """Start a reading of up to `n` bytes; its result has at least one. Raises SourceError."""
 
+    def descriptors(self) -> set[int]:
+        """Return the descriptors that are open."""
+
     def close(self) -> None:
         """Close what is open: a worker after the fork, and the parent at its end."""
 
@@ -78,6 +81,10 @@ class _Named:
             raise SourceError(f"cannot open {self.kind} {self._path}: {_reason(error)}") from None
         self.close()
         self._fd = fd
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptor, if it is open."""
+        return {self._fd} if self._fd >= 0 else set()
 
     def close(self) -> None:
         """Close it if it is open."""
@@ -167,6 +174,10 @@ class Egd:
             self.close()
             what = f"cannot connect to EGD server {self._path}"
             raise SourceError(f"{what}: {_reason(error)}") from None
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptor of the connection, if there is one."""
+        return {self._socket.fileno()} if self._socket else set()
 
     def close(self) -> None:
         """Close the connection if there is one."""

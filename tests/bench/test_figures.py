@@ -1,9 +1,8 @@
-"""The measuring tool's arithmetic: buckets, percentiles, medians, ratios; and its tables."""
+"""The measuring tool's arithmetic: buckets, percentiles, CPU time, medians, ratios."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import random
 import subprocess
@@ -14,47 +13,29 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.bench_figures import PLAIN, figures_with
 
 from bench.drive import Tally
-from bench.growth import GrowthRow
-from bench.histogram import bucket_of, merge, middle_of, percentile
-from bench.measure import (
-    Figures,
+from bench.figures import (
+    SUB_BITS,
     Usage,
     figures,
     median_of,
     medians,
+    middle_of,
+    percentile,
     quotient,
     ratios,
     usage,
 )
-from bench.progress import Progress
-from bench.report import noise, ratio, report, table
-from bench.results import Results
-from bench.rounds import Row
-from bench.server import Server, family
-
-PLAIN = Figures(
-    requests=1000,
-    seconds=2.0,
-    rate=500.0,
-    p50=10.0,
-    p99=20.0,
-    p99_9=30.0,
-    longest=40.0,
-    server_cpu=5.0,
-    generator=0.2,
-    others=0.0,
-    wrong=0,
-    lost=0,
-    refused=0,
-    waiting=0,
-    first_wrong="b''",
-)
+from bench.report import disturbances
+from bench.servers import Server, family
 
 
-def figures_with(**values: float | None) -> Figures:
-    return dataclasses.replace(PLAIN, **values)  # type: ignore[arg-type]
+def bucket_of(latency: int) -> int:
+    """The bucket in which generator.c counts a latency."""
+    shift = max(0, latency.bit_length() - 1 - SUB_BITS)
+    return (shift << SUB_BITS) + (latency >> shift)
 
 
 # Histogram.
@@ -90,10 +71,6 @@ def test_percentile_of_nothing() -> None:
     assert percentile(Counter(), 50) is None
 
 
-def test_merged_histograms_count_together() -> None:
-    assert merge([Counter({1: 2, 5: 1}), Counter({5: 3})]) == Counter({1: 2, 5: 4})
-
-
 # Figures.
 
 
@@ -114,7 +91,7 @@ def test_figures_of_a_run() -> None:
     assert found.fault is None
 
 
-def test_others_are_what_is_neither_server_nor_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_are_neither_server_nor_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     tally = tally_with(cpu=10**9)
     found = figures(tally, Usage({1: 0.0}, 0.0), Usage({1: 1.0}, 3.0))
@@ -135,15 +112,15 @@ def test_without_replies_there_are_no_latencies() -> None:
 def test_cpu_time_is_unknown_when_it_is_another_server() -> None:
     found = figures(tally_with(), Usage({1: 0.0}, 0), Usage({2: 1.0}, 0))
     assert (found.server_cpu, found.others) == (None, None)
-    assert noise([found]) == ""
+    assert disturbances({"seed 1 ours": [found]}) == ""
 
 
-def test_cpu_time_of_a_child_that_went_is_its_parents() -> None:
+def test_cpu_time_of_a_child_that_exited_is_its_parents() -> None:
     found = figures(tally_with(), Usage({1: 0.0, 2: 0.5}, 0), Usage({1: 1.5, 3: 0.0}, 0))
     assert found.server_cpu == 250_000
 
 
-def test_a_process_has_used_what_its_children_used() -> None:
+def test_cpu_time_of_reaped_children_counts() -> None:
     burn = "import sys, time\nwhile time.process_time() < 0.3: pass"
     serve = (
         "import subprocess, sys\nsys.stdin.readline()\n"
@@ -178,7 +155,7 @@ def test_faults(values: dict[str, object], fault: str | None) -> None:
 # Rounds.
 
 
-def test_median_of_what_is_there() -> None:
+def test_median_of_present_values() -> None:
     assert median_of([3, None, 1, 2]) == 2
     assert median_of([1, 2, 3, 10]) == 2.5
     assert median_of([None, None]) is None
@@ -200,88 +177,3 @@ def test_a_ratio_is_the_median_of_the_ratios_within_each_round() -> None:
 def test_quotient() -> None:
     assert quotient(6, 3) == 2
     assert quotient(None, 3) is quotient(6, None) is quotient(6, 0) is None
-
-
-# Results and report.
-
-
-def results_of(*rows: Row, bases: tuple[str, ...] = ("slow",)) -> Results:
-    return Results(bases, {}, loads=list(rows))
-
-
-def test_ratios_are_to_the_same_load() -> None:
-    slow = Row("seed", 1, "slow", [figures_with(rate=100)])
-    other = Row("seed", 64, "slow", [figures_with(rate=7)])
-    fast = Row("seed", 1, "fast", [figures_with(rate=300, server_cpu=1.0)])
-    found = results_of(slow, other, fast).load_ratios(fast)
-    assert found["slow"]["rate"] == 3
-    assert found["slow"]["server_cpu"] == pytest.approx(0.2)
-
-
-def test_report_shows_ratios_faults_and_the_generator_as_limit() -> None:
-    slow = Row("seed", 1, "slow", [figures_with(rate=100)])
-    fast = Row("seed", 1, "fast", [figures_with(rate=300, generator=0.99, wrong=1)])
-    lines = report(results_of(slow, fast)).splitlines()
-    row = next(line.split() for line in lines if " fast " in line)
-    assert row == ["seed", "1", "fast", "300", "10", "20", "30", "5.0", "99%*", "3.00", "1.00"]
-    assert any(line.startswith("* the generator was the limit") for line in lines)
-    assert "the limit" not in report(results_of(slow))
-    assert any(line.startswith("WORTHLESS: seed 1 fast: 1 wrong replies") for line in lines)
-
-
-def test_report_of_a_run_that_was_cut_short() -> None:
-    done, not_done = Row("seed", 1, "slow", [PLAIN]), Row("mta", 1, "slow", [])
-    results = results_of(done, not_done)
-    assert "mta" not in report(results).split("Medians")[0]
-    assert results.tree()["loads"][1]["median"]["rate"] is None
-    assert report(results_of()) == ""
-
-
-def test_growth_is_compared_with_the_size_of_the_loads() -> None:
-    rows = [
-        GrowthRow(entries, "ours", [figures_with(rate=rate)], entries * 2400, [1 << 20])
-        for entries, rate in ((1_000, 50.0), (10_000, 100.0), (100_000, 80.0))
-    ]
-    text = report(Results((), {}, growth=rows))
-    assert "x 10,000" in text
-    last = next(line.split() for line in text.splitlines() if line.startswith("100,000"))
-    assert (last[2], last[3], last[6]) == ("80", "0.8", "2.00")
-
-
-def test_noise_is_said() -> None:
-    assert "doubtful" not in noise([PLAIN])
-    assert "in 1 runs more than 10%" in noise([PLAIN, PLAIN, figures_with(others=0.3)])
-
-
-def test_table_columns_are_aligned() -> None:
-    assert table(["a", "b"], [["long", "1"], ["x", "22"]]).splitlines() == [
-        "a      b",
-        "----  --",
-        "long   1",
-        "x     22",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (12.345, "12.35"), (0.12345, "0.123"), (1.0, "1.00")]
-)
-def test_ratio_as_text(value: float | None, text: str) -> None:
-    assert ratio(value) == text
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_shown_to_a_person_only() -> None:
-    terminal, file = Terminal(), io.StringIO()
-    for stream in (terminal, file):
-        with Progress(2, stream) as progress:
-            progress.tick("first")
-            progress.tick("second")
-            progress.tick("one that nobody expected")
-    assert "0/2" in terminal.getvalue()
-    assert "1/2  0:00 left  second" in terminal.getvalue()
-    assert terminal.getvalue().endswith("\r\x1b[K")
-    assert file.getvalue() == ""

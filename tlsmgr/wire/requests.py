@@ -1,8 +1,8 @@
-"""forms - what the requests of the tlsmgr protocol look like, and the types of their values.
+"""requests - the six requests of the tlsmgr protocol, their attributes, and the value types.
 
-Six requests, a row each in ``FORMS``: adding one is adding a class, a row and, for speed, a
-case in ``read_whole``. The value types read what Postfix's attr_scan0.c and base64_code.c read, no
-more and no less; they raise ValueError with the words of stock's warning. Nothing here is fatal.
+``REQUEST_SPECS`` has one row for each request. To add a request, add a class, a row and, for speed,
+a case in ``read_whole``. The value types accept exactly what Postfix's attr_scan0.c and
+base64_code.c accept; they raise ValueError with the text of stock's warning. Nothing here is fatal.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import pybase64
 
 ANNOUNCEMENT = b"protocol\0tlsmgr_protocol\0\0"
-REQUEST_LIMIT = 2 * 1024 * 1024  # bytes of one request, terminator included
-COMPLAINT_LIMIT = 100  # bytes of the peer's rubbish in one complaint (attr_scan0.c: "%.100s")
+REQUEST_LIMIT = 2 * 1024 * 1024  # bytes of one request, with its terminator
+COMPLAINT_LIMIT = 100  # bytes of the client in one complaint (attr_scan0.c: "%.100s")
 
 OK, FAILED, BAD_REQUEST = 0, -1, -2  # tls_mgr.h: TLS_MGR_STAT_OK, _ERR, _FAIL
 
@@ -28,26 +28,26 @@ WAKE_UP_NAME = b"W"  # master's trigger: TRIGGER_REQ_WAKEUP, then NUL
 
 
 class Seed(NamedTuple):
-    """``size`` random bytes are asked for; a signed 32-bit number, not yet checked."""
+    """Asks for ``size`` random bytes: a signed 32-bit number, not yet checked."""
 
     size: int
 
 
 class Policy(NamedTuple):
-    """May sessions of this cache type be cached, and for how long?"""
+    """Asks whether sessions of this cache type are cached, and for how long."""
 
     cache_type: bytes
 
 
 class Lookup(NamedTuple):
-    """The session stored under ``cache_id``."""
+    """Asks for the session with this ``cache_id``."""
 
     cache_type: bytes
     cache_id: bytes
 
 
 class Update(NamedTuple):
-    """Store ``session`` under ``cache_id``."""
+    """Stores ``session`` under ``cache_id``."""
 
     cache_type: bytes
     cache_id: bytes
@@ -58,14 +58,14 @@ class Update(NamedTuple):
 
 
 class Delete(NamedTuple):
-    """Forget the session stored under ``cache_id``."""
+    """Removes the session with this ``cache_id``."""
 
     cache_type: bytes
     cache_id: bytes
 
 
 class TicketKey(NamedTuple):
-    """The ticket key of this name, or with an empty name the one for new tickets."""
+    """Asks for the ticket key of this name; an empty name means the key for new tickets."""
 
     keyname: bytes
 
@@ -74,9 +74,9 @@ Request = Seed | Policy | Lookup | Update | Delete | TicketKey
 
 
 class Malformed(NamedTuple):
-    """A list that is no request: the reply's shape (None: a bare status) and what to log.
+    """A list that is no request: the shape of the reply (None: only a status) and the log line.
 
-    ``final`` says that the connection can't go on: there is no telling where the next list starts.
+    ``final`` means that the connection must be closed, because the end of the list is unknown.
     """
 
     shape: type[Request] | None
@@ -85,16 +85,20 @@ class Malformed(NamedTuple):
 
 
 class InputWarning(NamedTuple):
-    """Something odd that did not hinder a request: worth a warning, and no reply of its own."""
+    """A surplus attribute or an incomplete list: it gets a log line, but no reply of its own."""
 
     text: str
 
 
 class WakeUp(NamedTuple):
-    """Master's wake-up: it wants the connection closed and no reply."""
+    """The wake-up of master(8), which expects no reply and that the connection is closed."""
 
 
-Event = Request | Malformed | InputWarning | WakeUp
+class Paused(NamedTuple):
+    """The reader took many fields and there are more: other clients come first."""
+
+
+Event = Request | Malformed | InputWarning | WakeUp | Paused
 
 
 # ------------------------------------------------------------------------------------ value types
@@ -104,7 +108,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]*\Z")
 
 
 def parse_number(text: bytes) -> int:
-    """A 32-bit signed number, as ``sscanf("%u%c")`` reads it (attr_scan0.c). Raises ValueError."""
+    """Return a signed 32-bit number, as ``sscanf("%u%c")`` reads it, or raise ValueError."""
     if text.isdigit() and len(text) < 10:  # what real clients send
         return int(text)
     match = _NUMBER.match(text)
@@ -119,10 +123,10 @@ def parse_number(text: bytes) -> int:
 
 
 def parse_data(text: bytes) -> bytes:
-    """Base64 as leniently as base64_code.c: nothing matters after the first ``=`` of a group.
+    """Return decoded base64, as lenient as base64_code.c: it ends at the first ``=`` of a group.
 
-    Raises ValueError for a length that is no multiple of four, a character outside the alphabet,
-    or a ``=`` in the first half of a group.
+    Raise ValueError for a length that is not a multiple of four, a character outside the alphabet
+    before the first ``=``, or a ``=`` in the first half of a group.
     """
     try:
         return pybase64.b64decode(text, None, True)
@@ -138,12 +142,12 @@ def _parse_lenient_data(text: bytes) -> bytes:
 
 
 def parse_string(text: bytes) -> bytes:
-    """Any bytes; NUL can't occur."""
+    """Return the bytes as they are; a NUL cannot occur in them."""
     return text
 
 
-class Form(NamedTuple):
-    """What a request looks like: its class, and name and type of each attribute in order."""
+class RequestSpec(NamedTuple):
+    """A request's class, and the name and the parser of each of its attributes, in order."""
 
     make: Callable[..., Request]
     names: tuple[bytes, ...]
@@ -151,7 +155,7 @@ class Form(NamedTuple):
 
     @property
     def shape(self) -> type[Request]:
-        """The request's class, which also names the shape of its reply."""
+        """The class of the request, which stands for the shape of its reply too."""
         assert isinstance(self.make, type)
         return self.make
 
@@ -159,15 +163,15 @@ class Form(NamedTuple):
 _CACHE = (b"cache_type", parse_string), (b"cache_id", parse_string)
 
 
-def _form(make: type[Request], *attributes: tuple[bytes, Callable[[bytes], Any]]) -> Form:
-    return Form(make, tuple(a[0] for a in attributes), tuple(a[1] for a in attributes))
+def _spec(make: type[Request], *attributes: tuple[bytes, Callable[[bytes], Any]]) -> RequestSpec:
+    return RequestSpec(make, tuple(a[0] for a in attributes), tuple(a[1] for a in attributes))
 
 
-FORMS: Mapping[bytes, Form] = {
-    b"seed": _form(Seed, (b"size", parse_number)),
-    b"policy": _form(Policy, (b"cache_type", parse_string)),
-    b"lookup": _form(Lookup, *_CACHE),
-    b"update": _form(Update, *_CACHE, (b"session", parse_data)),
-    b"delete": _form(Delete, *_CACHE),
-    b"tktkey": _form(TicketKey, (b"keyname", parse_data)),
+REQUEST_SPECS: Mapping[bytes, RequestSpec] = {
+    b"seed": _spec(Seed, (b"size", parse_number)),
+    b"policy": _spec(Policy, (b"cache_type", parse_string)),
+    b"lookup": _spec(Lookup, *_CACHE),
+    b"update": _spec(Update, *_CACHE, (b"session", parse_data)),
+    b"delete": _spec(Delete, *_CACHE),
+    b"tktkey": _spec(TicketKey, (b"keyname", parse_data)),
 }

@@ -24,7 +24,7 @@ from tlsmgr.wire import (
     write_seed,
     write_session,
 )
-from tlsmgr.wire.forms import parse_data, parse_number, parse_string
+from tlsmgr.wire.requests import parse_data, parse_number, parse_string
 
 # ------------------------------------------------------------------------------------- value types
 
