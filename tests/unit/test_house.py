@@ -14,7 +14,9 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
-    {"daemon", "standalone", "daemonize", "client", "ctl", "install"},
+    {"install"},
+    {"bootstrap"},
+    {"daemon", "standalone", "daemonize", "client", "ctl"},
     {"processes"},
     {"service"},
     {"sessions", "tickets", "prng", "stats", "config"},
@@ -24,7 +26,6 @@ FLOORS = (
 NEIGHBOURS = {
     ("standalone", "daemon"),
     ("standalone", "daemonize"),
-    ("install", "client"),
     ("ctl", "client"),
     ("logsockets", "log"),
 }
