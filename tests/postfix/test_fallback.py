@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from support.switching_systems import (
     private,
     reload,
     running_now,
+    running_pid,
     site_packages,
     switch,
     wrap_python,
@@ -196,6 +198,20 @@ def test_a_reload_during_a_start_is_no_failure(enabled: PostfixInstance, checkou
     reload(enabled)
     client.join()
     assert answers(enabled)
+    assert running_now(enabled) == NAME
+    assert len(enabled.log_lines("does not start")) == warned
+
+
+def test_a_death_in_service_is_no_failed_start(enabled: PostfixInstance, checkout: Path) -> None:
+    warned = len(enabled.log_lines("does not start"))
+    reload(enabled)
+    assert answers(enabled)
+    wait_until(lambda: (enabled.queue / NOTE).stat().st_size == 0, 30)
+    before = running_pid(enabled)
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    # Its workers may still answer.
+    wait_until(lambda: answers(enabled) and running_pid(enabled) not in (before, None), 30)
     assert running_now(enabled) == NAME
     assert len(enabled.log_lines("does not start")) == warned
 

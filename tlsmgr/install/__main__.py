@@ -97,14 +97,11 @@ def enable(instance: Instance) -> int:
 def disable(instance: Instance) -> int:
     """Have master(8) start Postfix's own."""
     with _lock(instance):
-        command = instance.service().command
-        if command == NAME:
-            command = STOCK
-            program = f"{instance['daemon_directory']}/{STOCK}"
-            if not os.access(program, os.X_OK):
-                raise Fatal(f"cannot execute {program}")
-        _switch(instance, command)
+        command, launcher = instance.service().command, _launcher(instance)
+        _switch(instance, STOCK if command == NAME else command)
         Path(instance["queue_directory"], NOTE).unlink(missing_ok=True)
+        if command == NAME:
+            _say(f"kept {launcher.path}, which another instance may use")
     return 0
 
 
