@@ -367,6 +367,15 @@ def test_status_of_a_system_that_does_not_run(stopped: PostfixInstance, farm: Pa
     assert f"{farm}/{NAME} is missing" in shown.said[0]
 
 
+@pytest.mark.parametrize("chroot", [False, True])
+def test_only_root_can_read_the_checkout(farm: Path, checkout: Path, chroot: bool) -> None:
+    checkout.chmod(0o700)
+    with private(farm, chroot=chroot) as system:
+        outcome = switch(system, "enable", checkout=checkout)
+        assert (outcome.status, running(outcome)) == (0, NAME), outcome.text
+        assert not system.log_lines(r"tlsmgr\[\d+\]: (panic|warning)")
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
