@@ -14,9 +14,7 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
-    {"install"},
-    {"bootstrap"},
-    {"daemon", "standalone", "daemonize", "client", "ctl"},
+    {"bootstrap", "daemon", "standalone", "daemonize", "client", "ctl", "install"},
     {"processes"},
     {"service"},
     {"sessions", "tickets", "prng", "stats", "config"},
@@ -24,6 +22,9 @@ FLOORS = (
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.
 NEIGHBOURS = {
+    ("bootstrap", "daemon"),
+    ("install", "bootstrap"),
+    ("install", "client"),
     ("standalone", "daemon"),
     ("standalone", "daemonize"),
     ("ctl", "client"),
