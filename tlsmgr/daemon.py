@@ -37,21 +37,38 @@ from tlsmgr.processes.parent import CannotServe, Parent
 PROCESS_NAME = "tlsmgr"  # in log lines, whatever the launcher's file is called
 
 
-def main() -> int:
-    """The program that master(8) runs; returns the exit status."""
+def main(
+    on_serving: Callable[[], None] = lambda: None,
+    on_failure: Callable[[str], bool] = lambda reason: False,
+) -> int:
+    """Run for master(8); return the exit status.
+
+    ``on_serving`` is called when the workers serve, and at an orderly end. ``on_failure`` is given
+    the reason of a failure; it returns True when something else takes our place (see bootstrap).
+    """
+    setup.name_process(PROCESS_NAME)
     try:
-        run(sys.argv[1:], os.environ)
+        run(sys.argv[1:], os.environ, on_serving)
     except Fatal as error:
+        if on_failure(error.text):
+            return 0
         log.fatal(error.text)
     except Exception as bug:
         log.traceback(bug)
+        if on_failure(f"{type(bug).__name__}: {bug}"):
+            return 0
     else:
+        on_serving()
         return 0
     time.sleep(1)  # msg_fatal(): master must not be driven into a tight loop
     return 1
 
 
-def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None:
+def run(
+    arguments: Sequence[str],
+    environment: MutableMapping[str, str],
+    on_serving: Callable[[], None] = lambda: None,
+) -> None:
     """From master's options to the end of service. Raises Fatal."""
     maillog.connect_early(environment, PROCESS_NAME, also_stderr="-V" in arguments)
     options = master.parse(arguments, environment)
@@ -76,6 +93,12 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
         serve(conf, StartMode((), identity, options.service_name, on_stdin=True))
         return
     listeners = master.take_descriptors(options.sockets)
+    notify = master.notifier(generation)
+
+    def on_ready() -> None:
+        notify()
+        on_serving()
+
     serve(
         conf,
         StartMode(
@@ -83,7 +106,7 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
             identity,
             options.service_name,
             watched=(master.STATUS_FD,),
-            on_ready=master.notifier(generation),
+            on_ready=on_ready,
         ),
     )
 

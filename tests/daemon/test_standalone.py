@@ -85,21 +85,26 @@ def test_an_override_that_is_none(idle: Daemon, override: str) -> None:
     assert override in fatal_line(run(idle, "-o", override))
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "tlsmgr_worker_processes=many",
-        "tlsmgr_worker_processes=-1",
-        "tlsmgr_worker_processes=513",
-        "smtp_tls_session_cache_timeout=8640001",
-        "smtp_tls_session_cache_size_limit=1",
-        "tlsmgr_session_encryption=perhaps",
-        "ipc_timeout=0",
-    ],
-)
-def test_a_value_that_is_none(idle: Daemon, override: str) -> None:
+@pytest.mark.parametrize("override", ["smtp_tls_session_cache_timeout=8640001", "ipc_timeout=0"])
+def test_a_bad_value_of_a_parameter_of_postfix_stops_the_start(idle: Daemon, override: str) -> None:
     assert override.partition("=")[0] in fatal_line(run(idle, "-o", override))
     assert not (idle.directory / "private" / "tlsmgr").exists()
+
+
+def test_a_bad_value_of_a_parameter_of_ours_is_an_error_and_the_default_holds(
+    make_daemon: MakeDaemon,
+) -> None:
+    overrides = (
+        "tlsmgr_worker_processes=513",
+        "smtp_tls_session_cache_size_limit=1",
+        "tlsmgr_session_encryption=perhaps",
+    )
+    daemon = make_daemon(*overrides)
+    errors = [line for line in daemon.lines() if line.startswith("error: ")]
+    assert len(errors) == len(overrides)
+    for override in overrides:
+        assert any(override.partition("=")[0] in line for line in errors), override
+    assert len(daemon.workers()) == len(os.sched_getaffinity(0))
 
 
 def test_a_directory_with_main_cf_and_tlsmgr_cf(make_daemon: MakeDaemon, tmp_path: Path) -> None:

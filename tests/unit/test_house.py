@@ -14,7 +14,10 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
-    {"daemon", "standalone", "daemonize", "socketfile", "pidfile", "client", "ctl", "install"},
+    {
+        *("bootstrap", "daemon", "standalone", "daemonize", "socketfile", "pidfile"),
+        *("client", "ctl", "install"),
+    },
     {"processes"},
     {"service"},
     {"sessions", "tickets", "prng", "stats", "config"},
@@ -22,11 +25,13 @@ FLOORS = (
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.
 NEIGHBOURS = {
+    ("bootstrap", "daemon"),
+    ("install", "bootstrap"),
+    ("install", "client"),
     ("standalone", "daemon"),
     ("standalone", "daemonize"),
     ("standalone", "socketfile"),
     ("standalone", "pidfile"),
-    ("install", "client"),
     ("ctl", "client"),
     ("ctl", "install"),
     ("logsockets", "log"),
