@@ -12,7 +12,7 @@ from support.small_checkout import SmallCheckout
 
 from tlsmgr import __version__
 
-SCRIPTS = ("tlsmgr-start", "tlsmgrctl", "tlsmgr-test", "tlsmgr-bench")
+SCRIPTS = ("tlsmgr-start", "tlsmgr-postfix", "tlsmgrctl", "tlsmgr-test", "tlsmgr-bench")
 
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,3 +67,64 @@ def test_tlsmgrctl_runs_without_an_environment(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == "tlsmgrctl: connect to /nonexistent: No such file or directory\n"
     assert not (checkout.root / ".venv").exists()
+
+
+@pytest.fixture
+def debian(tmp_path: Path) -> SmallCheckout:
+    """A checkout with tlsmgr-test, and before it in PATH: the commands of a Debian system.
+
+    They lack mandoc, have the packages that the file ``agents`` lists, and record what apt-get is
+    asked for.
+    """
+    checkout, commands = SmallCheckout(tmp_path / "own"), tmp_path / "bin"
+    commands.mkdir()
+    texts = {
+        "id": "echo 0",
+        "postconf": f"echo {tmp_path}/sbin",
+        "apt-get": f'echo "$*" >>{tmp_path}/asked',
+        "dpkg-query": 'case "$*" in *" mandoc") ;; *Provides*) cat '
+        f"{tmp_path}/agents;; *) echo installed;; esac",
+    }
+    for name, text in texts.items():
+        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / name).chmod(0o755)
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "agents").write_text("installed\tpostfix\tmail-transport-agent\n")
+    checkout.settings.write_text(checkout.settings.read_text().replace("more =", "test ="))
+    return checkout
+
+
+def tlsmgr_test(checkout: SmallCheckout) -> str:
+    """What tlsmgr-test says there, where it fails in the end for want of ruff."""
+    commands = checkout.root.parent / "bin"
+    done = subprocess.run(
+        [checkout.root / "scripts/tlsmgr-test"],
+        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_packages_are_named_and_nothing_is_removed_for_them(debian: SmallCheckout) -> None:
+    assert "tlsmgr-test: installs the Debian packages mandoc\n" in tlsmgr_test(debian)
+    (_, install) = (debian.root.parent / "asked").read_text().splitlines()
+    assert install.split()[-1] == "mandoc"
+    assert "--no-remove" in install.split()
+
+
+def test_another_mail_transport_agent_is_left_alone(debian: SmallCheckout) -> None:
+    with (debian.root.parent / "agents").open("a") as agents:
+        agents.write("installed\texim4\tdefault-mta, mail-transport-agent\n")
+    assert "exim4 is installed: leaves Debian's packages alone" in tlsmgr_test(debian)
+    assert not (debian.root.parent / "asked").exists()
+
+
+def test_a_host_that_runs_this_program_is_left_alone(debian: SmallCheckout) -> None:
+    launcher = debian.root.parent / "sbin" / "tlsmgr-prefork"
+    launcher.write_text("")
+    assert f"tlsmgr-test: fatal: {launcher} is installed" in tlsmgr_test(debian)
+    assert not (debian.root / ".venv").exists()
