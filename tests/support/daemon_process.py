@@ -69,6 +69,7 @@ class Daemon:
             self._program = ["-c", f"{sabotage}\n{serve}"]
         self._log_path = self.state / f"log-{self._mark}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._names_before = shared_memory_names()
 
     # Start.
 
@@ -185,7 +186,6 @@ class Daemon:
 
     def clean_up(self) -> None:
         """End it if need be, and assert that nothing is left."""
-        names = shared_memory_names()
         try:
             if self.is_running:
                 assert self.stop() == 0, self.log()
@@ -193,7 +193,7 @@ class Daemon:
             orderly = self.status is not None and self.status >= 0
             if orderly and self.socket_path:
                 assert not os.path.lexists(self.socket_path), "socket file left"
-            wait_for(lambda: not names & shared_memory_names(), "end of shared memory")
+            wait_for(lambda: not shared_memory_names() - self._names_before, "end of shared memory")
             assert self.may_panic or not re.search("panic: |Traceback", self.log()), self.log()
         finally:
             self._end_by_force()
