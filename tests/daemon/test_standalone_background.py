@@ -105,7 +105,8 @@ def test_an_interrupted_start_in_the_background_is_none(in_background: Daemon) -
     sabotage = (
         "import sys, time\nfrom tlsmgr.processes import setup\n"
         "setup.make_context = lambda inherited, slot: time.sleep(60)\n"
-        "from tlsmgr import standalone\nsys.exit(standalone.main())"
+        "from tlsmgr import standalone\nstandalone._forbid_dumps = lambda: None\n"
+        "sys.exit(standalone.main())"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", sabotage, "--daemon", "-o", "tlsmgr_worker_processes=1"],

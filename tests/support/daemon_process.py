@@ -28,6 +28,14 @@ from support.live_processes import is_alive, workers_of
 PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
 MARK = "TLSMGR_TEST"  # in the environment of a daemon, hence of all processes that come from it
 
+_OPEN = (
+    "import sys; from tlsmgr import standalone; standalone._forbid_dumps = lambda: None;"
+    " sys.exit(standalone.main())"
+)
+PROGRAM = ["-m", "tlsmgr.standalone"] if os.geteuid() == 0 else ["-c", _OPEN]
+"""The daemon. Tests that are not run by root could not look at its descriptors and memory in /proc
+if it forbade dumps."""
+
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Wait until the condition is true; fail with `what` after the timeout."""
@@ -56,20 +64,20 @@ class Daemon:
         state: str = "",
         sabotage: str = "",
     ) -> None:
-        self.state = Path(state or tempfile.mkdtemp(prefix="tm-", dir="/tmp"))
+        self.state = Path(state or tempfile.mkdtemp(prefix="tm-"))
         self._owns_state = not state
+        self._other_names = shared_memory_names()  # left by a process that was killed, perhaps
         self.socket_path = ""
         self.may_panic = False  # a test that provokes a defect says so
         self.status: int | None = None
         self._mark = secrets.token_hex(8)
         self.arguments = [*arguments, *(word for o in overrides for word in ("-o", o))]
-        self._program = ["-m", "tlsmgr.standalone"]
+        self._program = PROGRAM
         if sabotage:
             serve = "import sys\nfrom tlsmgr import standalone\nsys.exit(standalone.main())"
             self._program = ["-c", f"{sabotage}\n{serve}"]
         self._log_path = self.state / f"log-{self._mark}"
         self._process: subprocess.Popen[bytes] | None = None
-        self._names_before = shared_memory_names()
 
     # Start.
 
@@ -193,7 +201,7 @@ class Daemon:
             orderly = self.status is not None and self.status >= 0
             if orderly and self.socket_path:
                 assert not os.path.lexists(self.socket_path), "socket file left"
-            wait_for(lambda: not shared_memory_names() - self._names_before, "end of shared memory")
+            wait_for(lambda: not shared_memory_names() - self._other_names, "end of shared memory")
             assert self.may_panic or not re.search("panic: |Traceback", self.log()), self.log()
         finally:
             self._end_by_force()

@@ -44,7 +44,9 @@ def postfix_missing(*map_types: str) -> str | None:
         return "a private Postfix needs root"
     if shutil.which("postfix", path=ENVIRONMENT["PATH"]) is None:
         return "Postfix is not installed"
-    missing = set(map_types) - set(postconf("-m").split())
+    with tempfile.TemporaryDirectory(prefix="pf-") as config:  # not the configuration of the host
+        Path(config, "main.cf").touch()
+        missing = set(map_types) - set(postconf("-c", config, "-m").split())
     return f"Postfix lacks the table type {', '.join(sorted(missing))}" if missing else None
 
 

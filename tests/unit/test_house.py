@@ -14,7 +14,17 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
-    {"bootstrap", "daemon", "standalone", "daemonize", "client", "ctl", "install"},
+    {
+        "bootstrap",
+        "daemon",
+        "standalone",
+        "daemonize",
+        "socketfile",
+        "pidfile",
+        "client",
+        "ctl",
+        "install",
+    },
     {"processes"},
     {"service"},
     {"sessions", "tickets", "prng", "stats", "config"},
@@ -27,7 +37,10 @@ NEIGHBOURS = {
     ("install", "client"),
     ("standalone", "daemon"),
     ("standalone", "daemonize"),
+    ("standalone", "socketfile"),
+    ("standalone", "pidfile"),
     ("ctl", "client"),
+    ("ctl", "install"),
     ("logsockets", "log"),
 }
 

@@ -16,17 +16,23 @@ WITHOUT_ENSUREPIP = '#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n'
 
 
 def choose(directory: Path, **environment: str) -> str:
-    """What it chooses, or its last words, when the system's Python is ``system`` of a directory."""
+    """Return the choice, or the complaint, with ``system`` of a directory as system's Python."""
     copy = directory / "venv.sh"
     copy.write_text(SCRIPT.read_text().replace("/usr/bin/python3", str(directory / "system")))
     done = subprocess.run(
-        ["/bin/sh", "-c", f'. "{copy}"; find_base; echo "$base"'],
+        ["/bin/sh", "-c", f'. "{copy}"; find_base "venv, ensurepip"; echo "$base"'],
         env={"PATH": f"{directory}:{os.environ['PATH']}", **environment},
         capture_output=True,
         text=True,
         check=False,
+        cwd=directory,
     )
     return (done.stdout if done.returncode == 0 else done.stderr).strip()
+
+
+def write_program(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 @pytest.mark.parametrize(
@@ -43,18 +49,25 @@ def choose(directory: Path, **environment: str) -> str:
 def test_the_choice(tmp_path: Path, system: str | None, in_path: str, chosen: str) -> None:
     for name, text in (("system", system), ("python3", in_path)):
         if text is not None:
-            (tmp_path / name).write_text(text)
-            (tmp_path / name).chmod(0o755)
-    assert choose(tmp_path).rpartition("/")[2] == chosen
+            write_program(tmp_path / name, text)
+    assert choose(tmp_path) == str(tmp_path / chosen)
 
 
-def test_the_user_knows_better(tmp_path: Path) -> None:
-    mine = tmp_path / "my python"
-    mine.write_text(COMPLETE)
-    mine.chmod(0o755)
-    assert choose(tmp_path, PYTHON=str(mine)) == str(mine)
+@pytest.mark.parametrize("written", ["{}/my python", "./my python"])
+def test_the_user_knows_better(tmp_path: Path, written: str) -> None:
+    write_program(tmp_path / "my python", COMPLETE)
+    chosen = choose(tmp_path, PYTHON=written.format(tmp_path))
+    assert Path(chosen).is_absolute()
+    assert Path(chosen).samefile(tmp_path / "my python")
 
 
-def test_no_python_that_will_do(tmp_path: Path) -> None:
-    said = choose(tmp_path, PYTHON=str(tmp_path / "nothing"))
-    assert said.endswith("fatal: Python 3.10 or later is needed; PYTHON=/path/to/python3 names one")
+def test_no_python(tmp_path: Path) -> None:
+    write_program(tmp_path / "python3", TOO_OLD)
+    assert "fatal: needs Python 3.10 or later" in choose(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nothing", "old"])
+def test_a_python_of_the_user_that_will_not_do(tmp_path: Path, name: str) -> None:
+    write_program(tmp_path / "old", TOO_OLD)
+    said = choose(tmp_path, PYTHON=str(tmp_path / name))
+    assert said.endswith(f"fatal: PYTHON={tmp_path}/{name} is not a Python 3.10 or later")
