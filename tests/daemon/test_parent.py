@@ -176,7 +176,7 @@ setup.make_context = make_context
     daemon.launch()
     assert daemon.wait() == 1
     fatal = [line for line in daemon.lines() if line.startswith("fatal: ")]
-    assert fatal == ["fatal: 10 workers in a row died before they could serve"]
+    assert fatal == ["fatal: 5 workers in a row died before they could serve"]
 
 
 def test_a_fork_that_fails_is_tried_again(make_daemon: MakeDaemon) -> None:

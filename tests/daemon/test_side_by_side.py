@@ -26,10 +26,14 @@ IDS = [b"", b"id", b"smtp&example.com&", b"\xc3\xa9", b"{", *(b"id%d" % n for n 
 SIZES = [0, 1, 2, 141, 1500, 8000, 66000]
 
 
+ALL_WARNINGS = "from tlsmgr.processes import worker\nworker.WARNING_BURST = 10**6"
+"""Stock logs each of them; ours is to log as many here."""
+
+
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[MasterChild, MasterChild]]:
     """Stock and ours, with the same main.cf but for the directories."""
-    with MasterChild(stock=True) as stock, MasterChild(stock=False) as ours:
+    with MasterChild(stock=True) as stock, MasterChild(prelude=ALL_WARNINGS) as ours:
         assert main_cf(stock) == main_cf(ours)
         yield stock, ours
 

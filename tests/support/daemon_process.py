@@ -194,7 +194,6 @@ class Daemon:
 
     def clean_up(self) -> None:
         """End it if need be, and assert that nothing is left."""
-        names = shared_memory_names() - self._other_names
         try:
             if self.is_running:
                 assert self.stop() == 0, self.log()
@@ -202,7 +201,7 @@ class Daemon:
             orderly = self.status is not None and self.status >= 0
             if orderly and self.socket_path:
                 assert not os.path.lexists(self.socket_path), "socket file left"
-            wait_for(lambda: not names & shared_memory_names(), "end of shared memory")
+            wait_for(lambda: not shared_memory_names() - self._other_names, "end of shared memory")
             assert self.may_panic or not re.search("panic: |Traceback", self.log()), self.log()
         finally:
             self._end_by_force()

@@ -15,8 +15,15 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
     {
-        *("bootstrap", "daemon", "standalone", "daemonize", "socketfile", "pidfile"),
-        *("client", "ctl", "install"),
+        "bootstrap",
+        "daemon",
+        "standalone",
+        "daemonize",
+        "socketfile",
+        "pidfile",
+        "client",
+        "ctl",
+        "install",
     },
     {"processes"},
     {"service"},

@@ -44,7 +44,7 @@ STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, an
 YOUNG = 1.0  # seconds; a child that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
 FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
-MAX_FAILED_STARTS = 10  # deaths in a row before any worker served
+MAX_FAILED_STARTS = 5  # deaths in a row before any worker served
 DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets damaged pages
 
 

@@ -65,7 +65,7 @@ DRAIN_TIME = 10.0  # seconds for clients to leave a worker that drains
 CHECK_INTERVAL = 1.0  # seconds between two looks at connections that send no event
 REQUESTS_AT_ONCE = 16  # of one client in an iteration
 MOST_MISTAKES = 100  # refused requests of one client
-WARNING_INTERVAL, WARNING_BURST = 60.0, 10  # seconds, and warnings of one kind in that time
+WARNING_INTERVAL, WARNING_BURST = 60.0, 50  # seconds, and warnings of one kind in that time
 NANOSECONDS = 1_000_000_000
 
 _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], INDEX["malformed"]
