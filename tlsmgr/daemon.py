@@ -132,6 +132,8 @@ def serve(conf: Configuration, mode: StartMode) -> None:
         caches = find_caches(cache_settings(conf, writable, log.warning), memory)
         jail.preload(next((file.directory for _, file in caches if file is not None), None))
     inherited = make_inherited(conf, mode.listeners, mode.service_name, memory, pool, caches)
+    if memory.fallback:
+        log.warning(memory.fallback)
     jail.enter(mode.identity, conf.text("queue_directory"))
     try:
         _run(conf, mode, inherited, (reseeder, exchange))

@@ -75,7 +75,7 @@ class Pool:
         self._kernel = kernel
         self._clock = clock
         self._area = memory.carve(_STATE_AT + _STATE.size)
-        self._lock = Lock(memory, slots)
+        self.lock = Lock(memory, slots)
         self._slots = slots
         self._patience = PATIENCE
         self._counter = 0
@@ -109,7 +109,7 @@ class Pool:
         self._counter += 1
         circumstances = _CIRCUMSTANCES.pack(now, pid, self._counter, self._noted)
         additional_input = circumstances + self._fresh_from_kernel(KERNEL_BYTES) + self._pending
-        if pid != self._pid or not self._lock.acquire(self._slot, self._patience):
+        if pid != self._pid or not self.lock.acquire(self._slot, self._patience):
             self._patience = IMPATIENCE
             return self._extract_alone(n, additional_input)
         try:
@@ -117,7 +117,7 @@ class Pool:
             output, v = step(v, c, reseed_counter, n, additional_input)
             self._write(v, c, reseed_counter + 1, reseeded)
         finally:
-            self._lock.release(self._slot)
+            self.lock.release(self._slot)
         self._patience = PATIENCE
         self._pending = b""
         return output
@@ -136,16 +136,12 @@ class Pool:
         """Note the time of a request; it goes in with this process's next extract."""
         self._noted = (self._noted * 5 + now_ns) & _WORD
 
-    def recover(self, slot: int) -> bool:
-        """Free the lock if the dead process of `slot` held it; True if so. See Lock.recover()."""
-        return self._lock.recover(slot)
-
     def wipe(self) -> None:
         """Overwrite the state: the parent at an orderly stop. A later extract() seeds it anew."""
-        locked = self._lock.acquire(self._slot, PATIENCE)
+        locked = self.lock.acquire(self._slot, PATIENCE)
         self._area[:] = bytes(len(self._area))
         if locked:
-            self._lock.release(self._slot)
+            self.lock.release(self._slot)
 
     def _read(self, now: int) -> tuple[bytes, bytes, int, int]:
         """Return V, C and reseed_counter of a sound state, reseeded if due, and when it was."""

@@ -33,6 +33,7 @@ from tlsmgr.processes import signals, sweeper, worker
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Janitor
 from tlsmgr.sessions.sweep import Sweep
+from tlsmgr.shm import Recovery
 
 WARNING_INTERVAL = 60.0  # seconds between two warnings about the same trouble
 STOP_TIME = 0.7  # seconds for workers to end by themselves
@@ -40,6 +41,7 @@ ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
 YOUNG = 1.0  # seconds; a worker that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
 FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
+LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead worker may have
 MAX_FAILED_STARTS = 10  # deaths in a row before any worker served
 
 
@@ -71,6 +73,7 @@ class Parent:
         on_ready: Callable[[], None],
     ) -> None:
         self._inherited = inherited
+        self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
         self._daemon_timeout = daemon_timeout
         self._janitor = janitor
         self._on_ready: Callable[[], None] | None = on_ready
@@ -130,8 +133,8 @@ class Parent:
     def _iterate(self) -> None:
         now = time.monotonic()
         signal.alarm(math.ceil(self._daemon_timeout))  # the watchdog of the parent itself
-        self._fill_slots(now)
-        delay = min(self._janitor.run(), self._end_the_hung(now), self._next_spawn(now))
+        delay = self._settle_locks(now)
+        delay = min(delay, self._janitor.run(), self._end_the_hung(now), self._next_spawn(now))
         for descriptor, _ in self._poll.poll(max(0.0, delay) * 1000):
             self._watched[descriptor]()
         self._reap()
@@ -208,9 +211,8 @@ class Parent:
         """Put in order what a dead worker left, and plan its successor."""
         served = self._inherited.scoreboard.last_beat(child.slot) > 0
         self._inherited.scoreboard.clear(child.slot)
-        if self._inherited.pool.recover(child.slot) | self._inherited.ticket_keys.recover(
-            child.slot
-        ):
+        now = time.monotonic()
+        if Recovery.FREED in [lock.recover(child.slot, now) for lock in self._locks]:
             log.info(f"freed a lock that worker pid {child.pid} held when it died")
         self._inherited.stats.collect(child.slot)
         if self._stopping:
@@ -221,6 +223,25 @@ class Parent:
             self._janitor.child_died(-signal.SIGKILL if child.aborted else code)
         if child.slot != self._sweeper_slot:
             self._plan_successor(child, code, served)
+
+    def _settle_locks(self, now: float) -> float:
+        """Fill the slots unless a lock is lost; return the seconds until to look at locks again.
+
+        A dead process may have a lock that is lost: all others are ended, and it is made free.
+        """
+        found = [lock.settle(now) for lock in self._locks]
+        if Recovery.LOST not in found:
+            self._fill_slots(now)
+            return LOCK_POLL if Recovery.IN_DOUBT in found else math.inf
+        if self._children:
+            log.warning("a lock was lost when a worker died: ending all workers")
+            for child in self._children.values():
+                child.retired = True
+                _kill(child.pid, signal.SIGKILL)
+            return LOCK_POLL
+        for lock in self._locks:
+            lock.reset()
+        return 0.0
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         if code == worker.BOOT_ERROR:
@@ -237,7 +258,6 @@ class Parent:
 
     def _end_the_hung(self, now: float) -> float:
         """End children without a heartbeat; returns the seconds until to look again."""
-        self._inherited.pool.recover(0)  # whether a lock is a dead one's may have been open
         for child in self._children.values():
             beat = self._inherited.scoreboard.last_beat(child.slot) or child.started
             if child.aborted:

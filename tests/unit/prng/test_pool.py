@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from support.lock_steps import value
 from support.prng_children import no_child_is_left as no_child_is_left
 from support.prng_children import run
 from support.prng_fixtures import NOON, SECOND, Clock, Kernel, constant_pool, stored
@@ -91,7 +92,7 @@ def test_failure_within_a_reseed(pool: Pool, kernel: Kernel, clock: Clock) -> No
     kernel.fails = lambda: len(kernel.asked) == 2
     with pytest.raises(EntropyError):
         pool.extract(32)
-    assert pool._lock._take.__self__.value == 1
+    assert value(pool.lock) == 1
     assert len(pool.extract(32)) == 32
 
 
