@@ -64,7 +64,7 @@ def test_children_share_it(memory: SharedMemory) -> None:
 
 
 def names_made(monkeypatch: pytest.MonkeyPatch, count: int) -> set[str]:
-    """The names that so many locks and their memory had for a moment."""
+    """Return the names that `count` locks and their memory had for a moment."""
     made: set[str] = set()
     for name in ("SharedMemory", "Semaphore"):
         make = getattr(posix_ipc, name)

@@ -218,7 +218,7 @@ def test_the_time_in_doubt_is_that_of_the_first_death(lock: Lock) -> None:
 
 
 def test_a_holder_that_dies_ends_the_doubt(lock: Lock) -> None:
-    """There is one semaphore: whoever died before did not have it."""
+    """There is one semaphore: a process that died before did not have it."""
     assert lock.acquire(3, 0)
     lock._marks[3] = WAITING  # it has just taken it
     assert killed_at(lock, 1, BY_NAME["marked as waiting"]) == signal.SIGKILL
@@ -290,7 +290,7 @@ def test_a_live_holder_ends_the_doubt(lock: Lock) -> None:
 class Crowd:
     """Four processes that hammer the lock, killed and started again as the parent does it."""
 
-    HASTE = 20.0  # so many times faster than the parent, a lock in doubt is taken for lost
+    HASTE = 20.0  # a lock in doubt counts as lost in this fraction of the time
 
     def __init__(self, lock: Lock, owner: memoryview) -> None:
         self._lock, self._owner = lock, owner

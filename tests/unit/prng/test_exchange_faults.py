@@ -28,7 +28,7 @@ def test_removed(exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixtur
     path.unlink()
     assert_fine(exchange, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert warnings(capfd) == [f"PRNG exchange file {path} was removed; made anew"]
+    assert warnings(capfd) == [f"PRNG exchange file {path} was removed; created a new one"]
 
 
 def test_removed_between_opening_and_locking(
@@ -74,6 +74,8 @@ def test_fifo_is_refused(
     exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(path)
+    run(lambda: exchange.update(0.0))  # it has no writer, and does not block
+    assert warnings(capfd) == [f"PRNG exchange file {path}: it is not a regular file"]
     assert_refused(exchange, path, capfd, "it is not a regular file")
     path.unlink()
     assert_healed(exchange, path, capfd)
@@ -91,7 +93,6 @@ def test_no_directory(
     assert 1 <= exchange.update(1.0) <= RETRY
     path.parent.mkdir()
     assert_healed(exchange, path, capfd)
-    exchange.close()
 
 
 def test_directory_is_replaced(
@@ -106,7 +107,6 @@ def test_directory_is_replaced(
     assert 1 <= exchange.update(0.0) <= RETRY
     path.parent.mkdir()
     assert_healed(exchange, path, capfd)
-    exchange.close()
 
 
 def test_unwritable(
@@ -163,7 +163,6 @@ def test_full_disk(
     assert len(pool.extract(32)) == 32
     filler.unlink()
     assert_healed(exchange, path, capfd)
-    exchange.close()
 
 
 def test_no_entropy(

@@ -143,7 +143,7 @@ def test_wipe(pool: Pool, kernel: Kernel) -> None:
     pool.wipe()
     assert bytes(pool._area) == bytes(len(pool._area))
     kernel.asked.clear()
-    assert len(pool.extract(32)) == 32  # seeded anew
+    assert len(pool.extract(32)) == 32  # of a new state
     assert sorted(kernel.asked) == [16, 32, 32]
     assert pool._area[0] == SOUND
     assert v not in bytes(pool._area)

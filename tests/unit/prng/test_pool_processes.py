@@ -154,7 +154,7 @@ class Crowd:
                 left -= count
 
     def has_drawn(self, aim: float) -> bool:
-        """Whether so many seeds are in the files; does the parent's work meanwhile."""
+        """Return whether `aim` seeds are in the files; do the parent's work meanwhile."""
         self.settle()
         sizes = (path.stat().st_size for path in self._paths.values() if path.exists())
         return sum(sizes) // SEED >= aim
