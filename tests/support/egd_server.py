@@ -39,6 +39,7 @@ class Client:
 
     def pause(self) -> None:
         """Wait until the test says go on, or the server is closed."""
+        self._server.pauses.set()
         self._server.go_on.wait(30)
 
     def wait_for_the_end(self) -> None:
@@ -128,6 +129,7 @@ class EgdServer:
         self.path = path
         self.questions: list[bytes] = []
         self.clients = 0
+        self.pauses = threading.Event()
         self.go_on = threading.Event()
         self._manners: Sequence[Manner] = manners or (willing,)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
