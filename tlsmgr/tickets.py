@@ -9,10 +9,12 @@ that was set back must not keep a key in use for long.
 
 Any worker reads and rotates. The keys lie behind a digest of both, so a reader needs no lock: where
 the digest does not match, a writer is at work or died at work, and the reader looks again with the
-lock. If it still does not match then, both keys are thrown away: a mixture is never handed out. A
-rotation takes the lock, after the pool was drawn on. If the lock is out of reach, the answer is "no
-key", which costs the client a full handshake, and further requests wait for almost nothing until
-the lock can be had again. Nothing is fatal and no key is ever logged.
+lock. If it still does not match, there are no keys: a mixture is never handed out, and the next
+rotation overwrites it.
+
+A rotation takes the lock, after the pool was drawn on. If the lock is out of reach, the answer is
+"no key", which costs the client a full handshake; further requests then wait for almost nothing
+until the lock can be had again. Nothing is fatal and no key is ever logged.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ PATIENCE = 0.1  # seconds to wait for the lock; a holder needs some microseconds
 IMPATIENCE = 0.001  # the same, once the lock was out of reach, until it can be had again
 
 _TOUT = struct.Struct("=q")
+_NO_KEYS = bytes(2 * KEY_BYTES)
 
 
 class TicketKeys:
@@ -48,7 +51,6 @@ class TicketKeys:
         self._area = memory.carve(DIGEST_BYTES + 2 * KEY_BYTES)
         self._half_life = lifetime // 2
         self._extract = extract
-        self._write(bytes(2 * KEY_BYTES))
 
     def attach(self, slot: int) -> None:
         """Say which slot this process has: a worker after the fork. The parent is at slot 0."""
@@ -89,40 +91,28 @@ class TicketKeys:
         if not self._acquire():
             return None
         try:
-            first = self._read_or_discard()[:KEY_BYTES]
+            first = (self._read() or _NO_KEYS)[:KEY_BYTES]
             if self._makes_tickets(first, now):
                 return first
-            self._write(made + first)
+            self._area[:] = hashlib.sha256(made + first).digest() + made + first
             return made
         finally:
             self.lock.release(self._slot)
 
     def _read(self) -> bytes | None:
-        """Return both keys, or None while they are being written or were left half written."""
+        """Return both keys; None if they were never written, or are written only in part."""
         area = bytes(self._area)
         keys = area[DIGEST_BYTES:]
         return keys if hashlib.sha256(keys).digest() == area[:DIGEST_BYTES] else None
 
     def _read_with_lock(self) -> bytes | None:
-        """Return both keys, or None when the lock is out of reach."""
+        """Return both keys when no process is writing them; None without the lock as well."""
         if not self._acquire():
             return None
         try:
-            return self._read_or_discard()
+            return self._read()
         finally:
             self.lock.release(self._slot)
-
-    def _read_or_discard(self) -> bytes:
-        """Return both keys; with the lock, so that half-written ones are a dead process's."""
-        keys = self._read()
-        if keys is None:
-            keys = bytes(2 * KEY_BYTES)
-            self._write(keys)
-        return keys
-
-    def _write(self, keys: bytes) -> None:
-        """Replace both keys; with the lock. The digest does not match before the end."""
-        self._area[:] = hashlib.sha256(keys).digest() + keys
 
     def _acquire(self) -> bool:
         """Take the lock if it can be had in time."""

@@ -53,3 +53,5 @@ def assert_healed(exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixtu
     """An update works again, and says so."""
     assert_fine(exchange, path, 2.0)
     assert f"PRNG exchange file {path}: works again" in capfd.readouterr().err
+    assert_fine(exchange, path, 2.0)
+    assert capfd.readouterr().err == ""

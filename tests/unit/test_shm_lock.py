@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from support.lock_steps import BY_NAME, STEPS, Step, value
@@ -13,7 +14,18 @@ from support.prng_children import no_child_is_left as no_child_is_left
 from support.prng_fixtures import lock as lock
 from support.prng_fixtures import memory as memory
 
-from tlsmgr.shm import HOLDING, IDLE, LOST_AFTER, WAITING, Lock, Recovery, SharedMemory
+from tlsmgr import shm
+from tlsmgr.shm import (
+    HOLDING,
+    IDLE,
+    LONGEST_NAP,
+    LOST_AFTER,
+    NAP,
+    WAITING,
+    Lock,
+    Recovery,
+    SharedMemory,
+)
 
 CLEAN, FREED, IN_DOUBT, LOST = Recovery
 NOW = 1000.0
@@ -125,6 +137,19 @@ def test_lock_times_out(lock: Lock) -> None:
     assert_free(lock)
 
 
+def test_a_waiter_pauses_longer_and_longer_within_its_time(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    clock = SimpleNamespace(sleep=naps.append, monotonic=lambda: sum(naps))
+    monkeypatch.setattr(shm, "time", clock)
+    lock._take(0)
+    assert not lock.acquire(1, 0.0105)
+    assert naps[:3] == [NAP, 2 * NAP, 4 * NAP]
+    assert max(naps) == LONGEST_NAP
+    assert sum(naps) == pytest.approx(0.0105)
+
+
 def test_a_waiter_gets_it_when_it_is_given_back(lock: Lock) -> None:
     assert lock.acquire(0, 0)
     waiter = waiting(lock, 1)
@@ -225,6 +250,9 @@ def test_a_holder_that_dies_ends_the_doubt(lock: Lock) -> None:
     assert lock.recover(1, NOW) is IN_DOUBT
     lock._marks[3] = HOLDING
     assert lock.recover(3, NOW) is FREED
+    lock._take(0)  # a live process, which has not marked it yet
+    assert lock.settle(NOW + LOST_AFTER) is CLEAN
+    lock._give()
     assert_free(lock)
 
 
@@ -278,6 +306,8 @@ def test_a_live_holder_ends_the_doubt(lock: Lock) -> None:
     assert lock.recover(2, NOW) is IN_DOUBT
     lock._marks[1] = HOLDING  # its next step
     assert lock.settle(NOW) is CLEAN
+    lock._marks[1] = WAITING
+    assert lock.settle(NOW + LOST_AFTER) is CLEAN, "the doubt is over"
     assert value(lock) == 0
     os.kill(holder, signal.SIGCONT)
     assert reap(holder) == 0

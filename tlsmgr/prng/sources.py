@@ -130,8 +130,6 @@ class File(_Named):
         while n > 0 and (piece := (yield from self._read_once(min(n, PIECE)))):
             pieces.append(piece)
             n -= len(piece)
-            if len(piece) == PIECE:
-                yield
         if not pieces:
             raise SourceError(f"cannot read from {self.kind} {self._path}: it is empty")
         return b"".join(pieces)

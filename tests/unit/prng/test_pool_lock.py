@@ -13,7 +13,7 @@ from support.prng_fixtures import kernel as kernel
 from support.prng_fixtures import pool as pool
 from support.prng_fixtures import real_pool as real_pool
 
-from tlsmgr.prng.pool import EntropyError, Pool
+from tlsmgr.prng.pool import IMPATIENCE, PATIENCE, EntropyError, Pool
 from tlsmgr.shm import Recovery
 
 pytestmark = pytest.mark.usefixtures("kind")
@@ -45,6 +45,27 @@ def test_a_stopped_holder_stops_nobody(real_pool: Pool) -> None:
     assert real_pool.lock.recover(1, 0.0) is Recovery.FREED
     real_pool.extract(32)
     assert bytes(real_pool._area) != state
+
+
+def test_the_wait_for_the_lock_is_long_only_once(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = hold_the_lock(pool, 1)
+    waits: list[float] = []
+    acquire = pool.lock.acquire
+
+    def noting(slot: int, timeout: float) -> bool:
+        waits.append(timeout)
+        return acquire(slot, timeout)
+
+    monkeypatch.setattr(pool.lock, "acquire", noting)
+    for _ in range(3):
+        pool.extract(32)
+    kill(holder)
+    assert pool.lock.recover(1, 0.0) is Recovery.FREED
+    pool.extract(32)
+    pool.extract(32)
+    assert waits == [PATIENCE, IMPATIENCE, IMPATIENCE, IMPATIENCE, PATIENCE]
 
 
 def test_output_without_the_lock_takes_the_same_inputs(pool: Pool, kernel: Kernel) -> None:

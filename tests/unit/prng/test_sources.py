@@ -73,6 +73,8 @@ def test_missing_device_is_one_warning_and_heals(
     assert 1 <= reseeder.run(1.0) <= PERIOD
     assert len(pool.stirred) == 1
     assert f"dev:{device}: works again" in capfd.readouterr().err
+    reseeder.run(2.0)
+    assert_silent(capfd)
 
 
 def test_a_lasting_failure_is_logged_every_ten_minutes(
@@ -226,6 +228,18 @@ def test_file_is_read_at_each_reseed(
         renewed.rename(file)
         finish(reseeder)
     assert pool.stirred == contents
+
+
+def test_file_is_not_tested(
+    pool: RecordingPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "entropy"
+    file.write_bytes(bytes(1000))
+    reseeder = opened(str(file), pool, 1000)
+    for _ in range(3):
+        finish(reseeder)
+    assert pool.stirred == [bytes(1000)] * 3
+    assert_silent(capfd)
 
 
 def test_file_that_was_removed_is_read_on(pool: RecordingPool, tmp_path: Path) -> None:
