@@ -14,6 +14,7 @@ import pytest
 from support.checkout import CHECKOUT
 from support.memory_kinds import kind as kind
 from support.memory_kinds import refuse_posix
+from support.own_descriptors import own_descriptors
 from support.prng_children import no_child_is_left as no_child_is_left
 from support.prng_children import run
 from support.prng_fixtures import memory as memory
@@ -112,6 +113,15 @@ def test_a_signal_leaves_no_name(monkeypatch: pytest.MonkeyPatch, name: str) -> 
         assert set(os.listdir("/dev/shm")) <= before
 
     run(check)
+
+
+@pytest.mark.usefixtures("kind")
+def test_it_needs_no_descriptor() -> None:
+    before = own_descriptors()
+    memory = SharedMemory(4096)
+    lock = Lock(memory, 2)
+    assert own_descriptors() == before
+    assert lock.acquire(0, 0)
 
 
 def test_wipe_leaves_zeros(memory: SharedMemory) -> None:

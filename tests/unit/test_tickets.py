@@ -256,6 +256,18 @@ def test_a_holder_killed_in_the_middle_of_a_rotation(length: int) -> None:
     assert in_child(lambda: keys.current(T0 + 59)) == fresh
 
 
+@pytest.mark.parametrize("at", [0, DIGEST_BYTES, DIGEST_BYTES + 40, DIGEST_BYTES + 170])
+def test_one_byte_that_is_not_as_written_makes_both_keys_void(at: int) -> None:
+    keys = make(120)
+    first = keys.current(T0)
+    keys._area[at] ^= 1
+    assert keys.named(name(first), T0) is None
+    second = keys.current(T0)
+    assert name(second) != name(first)
+    assert keys.named(name(first), T0) is None
+    assert keys.named(name(second), T0) == second
+
+
 def test_before_the_dead_holder_is_reaped_the_answer_is_no_key() -> None:
     keys = make(120)
     first = keys.current(T0)
