@@ -1,44 +1,211 @@
-# Sourced by the other scripts: makes the virtual environment in the checkout when needed.
+# Sourced by the other scripts. Finds the checkout, makes its virtual environment, runs programs.
 #
-# use_venv EXTRAS     installs this checkout ("" or "[test]") into $root/.venv, once per change of
-#                     setup.cfg, and sets $python. Needs Python 3.10 or later with its venv module:
-#                     $PYTHON, or else the system's, or else the first in PATH. The system's is
-#                     root's alone, as a daemon's should be, and in general the fastest.
+# Sets $self, this script's real path; $root, the checkout; $python, the environment's interpreter.
+#
+# use_venv EXTRAS     Have $root/.venv hold what setup.cfg requires ("" or with "[test]"). When it
+#                     is ready, this starts no process. Else it is made or repaired.
+# check_venv EXTRAS   The same, and every package is imported once (0.3 s).
+# any_python          Set $python to an interpreter, with or without the packages.
+# run ARGUMENTS       Become the program that this script stands for.
+# run_text ARGUMENTS  The same for a call that needs none of the packages.
+#
+# Root runs this, so nothing is run from the current directory, and the caller's environment and
+# pip settings are left out. pip reads /etc/pip.conf, which is root's own: a mirror goes there.
 
-root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P)
+self=$(readlink -f -- "$0")
+root=$(dirname -- "$(dirname -- "$self")")
 python=$root/.venv/bin/python
+environment=$root/scripts/environment.py
+
+say() {
+    printf '%s: %s\n' "${0##*/}" "$*" >&2
+}
 
 die() {
-    printf '%s: fatal: %s\n' "${0##*/}" "$*" >&2
+    say "fatal: $*"
     exit 1
 }
 
-find_base() {
+# Run a command from / with a small environment. Of the caller's only the search path and a proxy
+# are kept; temporary files and caches go below .venv.
+clean() (
+    cd / && exec env -i "PATH=$PATH" LC_ALL=C.UTF-8 "HOME=$root/.venv/tmp" \
+        ${own_tmp:+"TMPDIR=$root/.venv/tmp"} \
+        ${http_proxy:+"http_proxy=$http_proxy"} ${HTTP_PROXY:+"HTTP_PROXY=$HTTP_PROXY"} \
+        ${https_proxy:+"https_proxy=$https_proxy"} ${HTTPS_PROXY:+"HTTPS_PROXY=$HTTPS_PROXY"} \
+        ${no_proxy:+"no_proxy=$no_proxy"} ${NO_PROXY:+"NO_PROXY=$NO_PROXY"} "$@"
+)
+
+# Set $base to a Python 3.10 or later: $PYTHON, or else the system's, or else the first in PATH.
+# The system's is root's alone, as a daemon's should be, and in general the fastest. One that can
+# import the modules that are named goes before one that cannot.
+find_base() { # MODULES
     if [ -n "${PYTHON:-}" ]; then
-        set -- "$PYTHON"
+        set -- "$1" "$PYTHON"
     else
-        set -- /usr/bin/python3 python3
+        set -- "$1" /usr/bin/python3 python3
     fi
-    for needed in ensurepip sys; do # without ensurepip, venv itself says what is missing
+    modules=$1
+    shift
+    for needed in "$modules" sys; do
         for base; do
-            "$base" -c "import sys, $needed; sys.exit(sys.version_info < (3, 10))" 2>/dev/null &&
-                return
+            base=$(command -v -- "$base") || continue
+            case $base in
+                /*) ;;
+                *) base=$PWD/$base ;;
+            esac
+            clean "$base" -I -c "import sys, $needed; sys.exit(sys.version_info < (3, 10))" \
+                2>/dev/null && return
         done
     done
-    die "Python 3.10 or later is needed; PYTHON=/path/to/python3 names one"
+    [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not a Python 3.10 or later"
+    die 'needs Python 3.10 or later (on Debian: apt-get install python3 python3-venv);' \
+        'PYTHON=/path/to/python3 names one'
 }
 
-use_venv() {
+any_python() {
+    is_ready '' && "$python" -I -c '' 2>/dev/null && return
+    find_base sys
+    python=$base
+}
+
+# The stamp names the checkout and the interpreter, and is as new as what was installed.
+is_ready() { # EXTRAS
     stamp=$root/.venv/installed$1
-    if [ -e "$stamp" ] && [ ! "$root/setup.cfg" -nt "$stamp" ] && [ -x "$python" ]; then
-        return
+    [ -x "$python" ] && [ -r "$stamp" ] && [ ! "$root/setup.cfg" -nt "$stamp" ] || return 1
+    { IFS= read -r place && IFS= read -r interpreter; } <"$stamp" || return 1
+    [ "$place" = "$root" ] && [ "$python" -ef "$interpreter" ]
+}
+
+is_chosen() { # whether $PYTHON, if set, is what .venv is made with
+    [ -z "${PYTHON:-}" ] || [ "$PYTHON" -ef "$python" ] && return
+    find_base sys
+    [ "$(clean "$base" -I "$environment" base)" -ef "$python" ]
+}
+
+use_venv() { # EXTRAS
+    if [ -z "${TLSMGR_IMPORT_FAILED:-}" ] && is_ready "$1"; then
+        is_chosen && return
+        die "$root/.venv is made with $(readlink -f -- "$python"), not with $PYTHON;" \
+            "to change that: rm -r $root/.venv"
     fi
-    if [ ! -x "$python" ]; then
-        find_base
-        "$base" -m venv "$root/.venv" ||
-            die "cannot make a virtual environment (on Debian: apt-get install python3-venv)"
+    ( # one at a time: the lock is on the checkout's directory, and ends with this subshell
+        flock -n 9 || {
+            say "waits for another one that prepares $root/.venv"
+            flock 9
+            [ -n "${TLSMGR_IMPORT_FAILED:-}" ] || ! is_ready "$1" || exit 0
+        }
+        prepare "$1"
+    ) 9<"$root" || exit 1
+}
+
+check_venv() { # EXTRAS
+    if is_ready "$1"; then
+        TLSMGR_IMPORT_FAILED=$(clean "$python" -I "$environment" check "$1" 2>&1)
     fi
-    "$python" -m pip install -qq --disable-pip-version-check --editable "$root$1" >&2 ||
-        die "cannot install what tlsmgr needs; see the messages above"
-    : >"$stamp"
+    use_venv "$1"
+    unset TLSMGR_IMPORT_FAILED
+}
+
+# Bring .venv in order, whatever state it is in. Called with the lock.
+prepare() { # EXTRAS
+    if [ -e "$root/.venv" ]; then
+        [ -w "$root/.venv" ] || unwritable "$root/.venv"
+        say "repairs or updates $root/.venv${TLSMGR_IMPORT_FAILED:+ ($TLSMGR_IMPORT_FAILED)}"
+    fi
+    fresh=
+    if ! is_chosen || ! clean "$python" -I -c \
+        'import sys, pip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        create
+    fi
+    install "$1"
+    if ! problem=$(clean "$python" -I "$environment" check "$1" 2>&1); then
+        [ -z "$fresh" ] || die "$problem"
+        create
+        install "$1"
+        problem=$(clean "$python" -I "$environment" check "$1" 2>&1) || die "$problem"
+    fi
+    clean "$python" -I "$environment" stamp "$1" || die "cannot write into $root/.venv"
+}
+
+unwritable() { # PATH
+    [ ! -O "$1" ] || die "cannot write to $1: is its file system mounted read-only?"
+    die "cannot write to $1: run this once as $(stat -c %U -- "$1"), whose it is"
+}
+
+create() {
+    [ -w "$root" ] || unwritable "$root"
+    find_base 'venv, ensurepip'
+    clean "$base" -I -c 'import venv, ensurepip' 2>/dev/null ||
+        die "$base lacks its venv module (on Debian: apt-get install python3-venv)"
+    rm -rf -- "$root/.venv" || unwritable "$root/.venv"
+    say "makes a virtual environment in $root/.venv with $base"
+    problem=$(clean "$base" -I -m venv "$root/.venv" 2>&1) || {
+        rm -rf -- "$root/.venv"
+        die "cannot make $root/.venv with $base: $(printf '%s' "$problem" | tail -n 1)"
+    }
+    fresh=yes
+}
+
+fetch() { # LOG LIST
+    clean "$python" -I -m pip --isolated --disable-pip-version-check --no-input --no-cache-dir \
+        --timeout 60 --retries 3 --log "$1" install --prefer-binary --requirement "$2"
+}
+
+# pip shows its progress on a terminal; when it fails, its full log stays in .venv.
+install() { # EXTRAS
+    list=$root/.venv/requirements
+    log=$root/.venv/pip.log
+    rm -rf -- "$log" "$root/.venv/tmp"
+    mkdir -p -- "$root/.venv/tmp" && clean "$python" -I "$environment" list "$1" >"$list" ||
+        die "cannot write into $root/.venv"
+    say "fetches what is missing of $(sed 's/[^A-Za-z0-9_].*//' "$list" | paste -s -d ' ')" \
+        'from the Python Package Index'
+    own_tmp=yes
+    if [ -t 2 ]; then
+        fetch "$log" "$list" >&2 || explain
+    else
+        fetch "$log" "$list" >/dev/null 2>&1 || explain
+    fi
+    own_tmp=
+    rm -rf -- "$root/.venv/tmp" "$log" "$list"
+}
+
+# The one line of what to do about pip's failure.
+explain() {
+    rm -rf -- "$root/.venv/tmp"
+    if grep -q 'No space left on device' "$log"; then
+        die "no space left for $root/.venv"
+    elif grep -q 'CERTIFICATE_VERIFY_FAILED' "$log"; then
+        die 'cannot verify the certificate of the Python Package Index; "cert = FILE" in' \
+            "/etc/pip.conf names other authorities; details are in $log"
+    elif grep -qE 'name resolution|unreachable|NewConnectionError|refused|timed out|NameResol' \
+        "$log"; then
+        die 'cannot reach the Python Package Index: is there a network? A proxy goes into' \
+            "https_proxy, a mirror into /etc/pip.conf; details are in $log"
+    elif grep -qE "error: command '|No such file or directory: '(gcc|cc|.*-gcc)'|Python\.h" \
+        "$log"; then
+        die 'a package has to be compiled for this Python (on Debian: apt-get install gcc' \
+            "python3-dev); details are in $log"
+    fi
+    die "$(sed -n 's/^[^ ]* *ERROR: //p' "$log" | head -n 1); details are in $log"
+}
+
+run() {
+    exec "$python" -I "$root/scripts/run.py" "$self" "$@"
+}
+
+run_text() {
+    exec "$python" -I "$root/scripts/run.py" --text "$self" "$@"
+}
+
+# Whether the arguments ask for nothing but help or the version, which need no environment.
+asks_for_text() {
+    for argument; do
+        case $argument in
+            -h | --help | --version) return ;;
+            --) return 1 ;;
+        esac
+    done
+    return 1
 }

@@ -10,7 +10,9 @@ import pytest
 from support.daemon_process import Daemon, MakeDaemon
 from support.small_disks import mounted
 
-pytest.register_assert_rewrite("support.daemon_clients", "support.standalone_program")
+pytest.register_assert_rewrite(
+    "support.daemon_clients", "support.raw_client", "support.standalone_program"
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,16 +1,15 @@
-"""daemon - start-up from top to bottom, in the order in which an operator would tell it.
+"""daemon - start-up from top to bottom.
 
-``serve`` is the whole story. The log is connected and the configuration frozen before it is called;
-it goes to the queue directory, opens as root what only root may open, as mail_owner the files,
-makes what the processes share, goes into the jail, and only then lets workers loose. A review of
-security is reading this one function and ``processes.jail``.
+``serve`` is the whole story, and a review of security reads it and ``processes.jail``: limits,
+directory, shared memory, pool, entropy source (opened as root, not read), then the janitor, which
+finds the directories of the files as mail_owner; the jail; the workers.
 
-What differs between a start by master(8) and one by hand comes in as ``StartMode``: ``main`` is
-the program that master(8) runs, ``standalone`` the one for people.
+``StartMode`` says how the daemon was started: ``main`` is the program that master(8) runs,
+``standalone`` the one for people.
 
 Fatal (log.Fatal, one line): no queue directory, no shared memory, a failed self-test of the random
 generator, workers that cannot start. A cache that can't be kept is an error line and a cache that
-answers "not found"; whatever is wrong with files, seeds and policies are served.
+answers "not found". Seeds and policies are served, in whatever state files and caches are.
 """
 
 from __future__ import annotations
@@ -22,49 +21,54 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
-from tlsmgr import log
+from tlsmgr import __version__, log
 from tlsmgr.config import accounts, maillog
-from tlsmgr.config.caches import cache_settings
+from tlsmgr.config.caches import CacheSettings, cache_settings
 from tlsmgr.config.load import Configuration, directory_of, load
-from tlsmgr.config.randomness import RandomSettings, random_settings
-from tlsmgr.config.redirect import WritableDir
 from tlsmgr.log import Fatal
-from tlsmgr.prng.exchange import ExchangeFile
-from tlsmgr.prng.pool import Pool
 from tlsmgr.prng.reseed import Reseeder
-from tlsmgr.processes import jail, master, once
-from tlsmgr.processes.inherited import (
-    Inherited,
-    find_caches,
-    make_inherited,
-    make_pool,
-    share_memory,
-    worker_count,
-)
-from tlsmgr.processes.janitor import FileWatch, Janitor, StaleReaders, StatisticsLine, Sweeps
+from tlsmgr.processes import jail, master, once, setup, upkeep
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.janitor import Duties
+from tlsmgr.processes.jobs import StatisticsLine
 from tlsmgr.processes.parent import CannotServe, Parent
-from tlsmgr.sessions.sweep import Sweep
 
 PROCESS_NAME = "tlsmgr"  # in log lines, whatever the launcher's file is called
 
 
-def main() -> int:
-    """The program that master(8) runs; returns the exit status."""
+def main(
+    on_serving: Callable[[], None] = lambda: None,
+    on_failure: Callable[[str], bool] = lambda reason: False,
+) -> int:
+    """Run for master(8); return the exit status.
+
+    ``on_serving`` is called when the workers serve, and at an orderly end. ``on_failure`` is given
+    the reason of a failure; it returns True when something else takes our place (see bootstrap).
+    """
+    setup.name_process(PROCESS_NAME)
     try:
-        run(sys.argv[1:], os.environ)
+        run(sys.argv[1:], os.environ, on_serving)
     except Fatal as error:
+        if on_failure(error.text):
+            return 0
         log.fatal(error.text)
     except Exception as bug:
         log.traceback(bug)
+        if on_failure(f"{type(bug).__name__}: {bug}"):
+            return 0
     else:
+        on_serving()
         return 0
     time.sleep(1)  # msg_fatal(): master must not be driven into a tight loop
     return 1
 
 
-def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None:
+def run(
+    arguments: Sequence[str],
+    environment: MutableMapping[str, str],
+    on_serving: Callable[[], None] = lambda: None,
+) -> None:
     """From master's options to the end of service. Raises Fatal."""
     maillog.connect_early(environment, PROCESS_NAME, also_stderr="-V" in arguments)
     options = master.parse(arguments, environment)
@@ -89,6 +93,12 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
         serve(conf, StartMode((), identity, options.service_name, on_stdin=True))
         return
     listeners = master.take_descriptors(options.sockets)
+    notify = master.notifier(generation)
+
+    def on_ready() -> None:
+        notify()
+        on_serving()
+
     serve(
         conf,
         StartMode(
@@ -96,7 +106,7 @@ def run(arguments: Sequence[str], environment: MutableMapping[str, str]) -> None
             identity,
             options.service_name,
             watched=(master.STATUS_FD,),
-            on_ready=master.notifier(generation),
+            on_ready=on_ready,
         ),
     )
 
@@ -118,35 +128,56 @@ class StartMode:
 
 
 def serve(conf: Configuration, mode: StartMode) -> None:
-    """Be the parent until told to stop. Raises Fatal."""
+    """Run the daemon until shutdown, in the order in which a review of security reads it.
+
+    Raises Fatal.
+    """
     _set_limits()
     _change_directory(conf.text("queue_directory"))
-    memory = share_memory(conf)
-    pool = make_pool(conf, memory)
-    reseeder = _make_reseeder(conf, pool)
-    reseeder.open(time.monotonic())
-    with jail.effective(mode.identity):
-        writable = WritableDir(mode.identity.name, mode.identity.uid, conf.text("data_directory"))
-        exchange = _make_exchange(random_settings(conf, writable, log.warning), pool)
-        exchange.open(time.monotonic())
-        caches = find_caches(cache_settings(conf, writable, log.warning), memory)
-        jail.preload(next((file.directory for _, file in caches if file is not None), None))
-    inherited = make_inherited(conf, mode.listeners, mode.service_name, memory, pool, caches)
+    memory = setup.make_memory(conf)
+    pool = setup.make_pool(conf, memory)
+    settings = cache_settings(conf, log.warning)
+    inherited = setup.make_inherited(
+        conf, mode.listeners, mode.service_name, memory, pool, settings
+    )
     if memory.fallback:
         log.warning(memory.fallback)
-    jail.enter(mode.identity, conf.text("queue_directory"))
+    reseeder = Reseeder(
+        conf.text("tls_random_source"),
+        conf.number("tls_random_bytes"),
+        conf.seconds("tls_random_reseed_period"),
+        pool,
+    )
+    reseeder.open(time.monotonic())
+    setup.preload()
+    duties = upkeep.duties(conf, mode.identity, settings, inherited, reseeder)
     try:
-        _run(conf, mode, inherited, (reseeder, exchange))
+        if mode.on_stdin:
+            once.serve(inherited, duties)
+        else:
+            _log_start(conf, settings)
+            _run(conf, mode, inherited, duties)
     except CannotServe as error:
         raise Fatal(str(error)) from None
     finally:
-        with jail.effective(mode.identity):
-            exchange.save()
         pool.wipe()
         memory.wipe()
 
 
-# Before the jail.
+def _run(conf: Configuration, mode: StartMode, inherited: Inherited, duties: Duties) -> None:
+    """Fork the janitor, enter the jail, and serve."""
+    workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
+    parent = Parent(inherited, workers, timeout, duties, mode.on_ready)
+    for descriptor in mode.watched:
+        parent.watch(descriptor, parent.stop)
+    parent.start_janitor()
+    duties.enter_jail()
+    interval = conf.seconds("tlsmgr_statistics_interval")
+    if interval:
+        line = StatisticsLine(inherited.stats, interval)
+        parent.jobs.add("statistics", line.run, delay=interval)
+        parent.at_end(line.run)
+    parent.run()
 
 
 def _set_limits() -> None:
@@ -163,64 +194,18 @@ def _change_directory(path: str) -> None:
         raise Fatal(f'chdir("{path}"): {error.strerror}') from None
 
 
-def _make_reseeder(conf: Configuration, pool: Pool) -> Reseeder:
-    return Reseeder(
-        conf.text("tls_random_source"),
-        conf.number("tls_random_bytes"),
-        conf.seconds("tls_random_reseed_period"),
-        pool,
+def _log_start(conf: Configuration, settings: Sequence[CacheSettings]) -> None:
+    """One line that tells which program this is, and which limits it has."""
+    limits = ", ".join(
+        f"{cache.cache_type} cache up to {cache.size_limit >> 20} MiB"
+        for cache in settings
+        if cache.cachable
     )
-
-
-def _make_exchange(settings: RandomSettings, pool: Pool) -> ExchangeFile:
-    return ExchangeFile(settings.exchange_path or "", settings.update_period, pool)
-
-
-# In the jail.
-
-
-def _run(
-    conf: Configuration,
-    mode: StartMode,
-    inherited: Inherited,
-    randomness: tuple[Reseeder, ExchangeFile],
-) -> None:
-    """Make the files, then serve: one request, or until the end."""
-    janitor = Janitor()
-    timeout = conf.seconds("daemon_timeout")
-    parent = Parent(inherited, worker_count(conf), timeout, janitor, mode.on_ready)
-    for descriptor in mode.watched:
-        parent.watch(descriptor, parent.stop)
-    watch = FileWatch(inherited.caches, parent.retire_workers, inherited.pool.extract)
-    as_owner = jail.effective(mode.identity)
-    as_owner(watch.make_all)()
-    if mode.on_stdin:
-        once.serve(inherited)
-        return
-    janitor.on_death(watch.child_died)
-    janitor.on_death(lambda _: janitor.run_soon("stale readers"))
-    janitor.add("file watch", as_owner(watch.run), delay=1.0)
-    janitor.add("stale readers", StaleReaders(inherited.caches).run)
-    reseeder, exchange = randomness
-    janitor.add("reseed", lambda _: reseeder.run(time.monotonic()))
-    janitor.add("exchange file", as_owner(lambda _: exchange.update(time.monotonic())))
-    _add_sweeps(janitor, parent, inherited)
-    interval = conf.seconds("tlsmgr_statistics_interval")
-    if interval:
-        line = StatisticsLine(inherited.stats, interval)
-        janitor.add("statistics", line.run, delay=interval)
-        parent.at_end(line.run)
-    parent.run()
-
-
-def _add_sweeps(janitor: Janitor, parent: Parent, inherited: Inherited) -> None:
-    """One for each cache; in stock's order they come after reseed and exchange file."""
-    for plan in inherited.caches:
-        if plan.file is not None:
-            cache_type = plan.rules.cache_type
-            sweep = Sweep(plan.rules, plan.shared, plan.file, inherited.pool.stir)
-            sweeps = Sweeps(partial(parent.sweep, cache_type, sweep), plan.rules.timeout)
-            janitor.add(f"{cache_type} cache sweep", sweeps.run)
+    log.info(
+        f"tlsmgr {__version__} starts: {setup.worker_count(conf)} workers, {limits or 'no cache'};"
+        f" Python {sys.version.split()[0]}, {os.path.dirname(__file__)},"
+        f" configuration {conf.directory}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""background - leave the terminal: what ``--daemon`` does, and the answer to "has it started?".
+"""daemonize - go to the background: what ``--daemon`` does.
 
-The process forks; the child leaves the session and the terminal's streams. What it says on standard
-error goes through a pipe to the first process, which passes it on, waits, and then exits: status 0
-when the workers serve, so that a script may rely on it, else 1. So nobody who reads the output of
-the first process waits for the end of the daemon, nor do the workers, which are forked meanwhile,
-hold anything of the terminal's.
+The process forks. The child leaves the session and the terminal. The first process passes on what
+the child writes to standard error, waits until the workers serve, and exits: status 0 when they
+serve, 1 when they do not. So a script may rely on the status, and a reader of the first process's
+output does not wait for the end of the daemon: neither the child nor the workers keep a descriptor
+of the terminal.
 """
 
 from __future__ import annotations
@@ -19,60 +19,60 @@ from typing import NoReturn
 
 @contextlib.contextmanager
 def detached(on_ready: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Go on in a child. Yields, there, what to call when it serves.
+    """Continue in a child. Yield, in the child, the function to call when the workers serve.
 
-    ``on_ready`` is run first, and may still print to standard output.
+    That function first calls ``on_ready``, which may still print to standard output.
     """
-    news, tell = os.pipe()
-    words, standard_error = os.pipe()
+    ready_r, ready_w = os.pipe()
+    stderr_r, stderr_w = os.pipe()
     child = os.fork()
     if child:
-        os.close(tell)
-        os.close(standard_error)
-        _wait_and_exit(child, news, words)
-    os.close(news)
-    os.close(words)
+        os.close(ready_w)
+        os.close(stderr_w)
+        _wait_and_exit(child, ready_r, stderr_r)
+    os.close(ready_r)
+    os.close(stderr_r)
     os.setsid()
-    standard_output = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream, source in enumerate((nowhere, nowhere, standard_error)):
+    stdout = os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream, source in enumerate((null, null, stderr_w)):
         os.dup2(source, stream)
-    os.close(standard_error)
+    os.close(stderr_w)
 
-    def tell_ready() -> None:
-        os.dup2(standard_output, 1)
-        os.close(standard_output)
+    def report_ready() -> None:
+        os.dup2(stdout, 1)
+        os.close(stdout)
         on_ready()
         for stream in (1, 2):
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
-        os.write(tell, b"!")
-        os.close(tell)
+            os.dup2(null, stream)
+        os.close(null)
+        os.write(ready_w, b"!")
+        os.close(ready_w)
 
-    yield tell_ready
+    yield report_ready
 
 
-def _wait_and_exit(child: int, news: int, words: int) -> NoReturn:
-    served = False
+def _wait_and_exit(child: int, ready_r: int, stderr_r: int) -> NoReturn:
+    serves = False
     try:
-        served = _it_serves(news, words)
+        serves = _becomes_ready(ready_r, stderr_r)
     finally:
-        if not served:  # perhaps because a signal told us not to wait
+        if not serves:  # it failed, or a signal ended the wait
             os.kill(child, signal.SIGTERM)
-        os._exit(0 if served else 1)
+        os._exit(0 if serves else 1)
 
 
-def _it_serves(news: int, words: int) -> bool:
-    """Pass on the child's words until it serves, or has gone without."""
+def _becomes_ready(ready_r: int, stderr_r: int) -> bool:
+    """Pass on the child's standard error; return whether the workers serve, or False at its end."""
     poll = select.poll()
-    poll.register(news, select.POLLIN)
-    poll.register(words, select.POLLIN)
+    poll.register(ready_r, select.POLLIN)
+    poll.register(stderr_r, select.POLLIN)
     while True:
-        ready = dict(poll.poll())
-        if words not in ready:
-            return os.read(news, 1) == b"!"
-        text = os.read(words, 4096)
+        events = dict(poll.poll())
+        if stderr_r not in events:
+            return os.read(ready_r, 1) == b"!"
+        text = os.read(stderr_r, 4096)
         if text:
             os.write(2, text)
         else:
-            poll.unregister(words)
+            poll.unregister(stderr_r)

@@ -1,21 +1,20 @@
-"""Log lines in Postfix's wording.
+"""log - log lines in the form of Postfix, and the limit for warnings that repeat.
 
-For every process of the program: `info`, `warning`, `error`, `fatal` and `panic` write one line
-each to the one destination of this process. That destination is the only piece of process-wide
-state here; it starts as standard error and is replaced by `use`, once before the options are read
-and once when the configuration is known. Forked workers inherit it.
+Every process uses it: `info`, `warning`, `error`, `fatal` and `panic` write one line each to the
+destination of this process. The destination is the only process-wide state here. It is standard
+error at first; `use` replaces it before the options are read, and again when the configuration is
+known. Forked workers inherit it.
 
-Promises: no call waits for long, and none raises because of where the line goes; a destination
-that takes nothing more drops lines, counts them, and says how many when it works again. Text comes
-out printable (`?` for other bytes, newlines too; UTF-8 is kept once `use` says so) and is cut at
-2000 bytes. The process id is taken at each line. Nothing is imported and no file is read while a
-line is written, so that all of it works in a chroot jail.
+No call raises an exception or blocks: a destination that takes no more lines drops them (see
+`logsockets` for how long a line may wait there). Text is made printable (`?` for other bytes and
+for newlines; UTF-8 is kept when `use` says so) and is cut at 2000 bytes. Nothing is imported and no
+file is read while a line is written, so that logging works in a chroot jail.
 
-Nothing here ends the process. Code that cannot go on raises `Fatal`; the program's outermost
-function turns that into one `fatal:` line and exit status 1. Postfix's rule that the 13th error
-ends the process is not followed: a server that answers most requests is better than none.
+Nothing here ends the process. Code that cannot continue raises `Fatal`; `main` turns that into one
+`fatal:` line and exit status 1. Postfix ends a process at its 13th `error:` line. This program does
+not: a server that answers most requests is better than none.
 
-Texts must hold no session, key or seed, and at most 100 bytes of a peer's rubbish.
+Texts must not contain a session, key or seed, and at most 100 bytes that a client sent.
 """
 
 import os
@@ -32,7 +31,7 @@ FRAME_LIMIT = 20
 
 
 class Fatal(Exception):
-    """The program cannot go on, and `text` is the one line that tells the operator why."""
+    """The program cannot continue; `text` is the log line that says why."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -40,7 +39,7 @@ class Fatal(Exception):
 
 
 class Severity(NamedTuple):
-    """How grave a line is: the word before the text, and the level of syslog(3)."""
+    """The severity of a line: the prefix of its text, and its level in syslog(3)."""
 
     prefix: str
     level: int
@@ -54,36 +53,36 @@ PANIC = Severity("panic: ", 2)
 
 
 class Destination(Protocol):
-    """Where lines go: standard error here, the sockets in `logsockets`."""
+    """A destination of lines: standard error here, the sockets in `logsockets`."""
 
     def write(self, severity: Severity, tag: str, text: bytes) -> None:
-        """Take one printable line. Does not wait for long; what cannot be taken is dropped."""
+        """Take one printable line, or drop it."""
 
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that a worker must keep to go on logging."""
+        """Return the descriptors that a worker must keep to continue logging."""
 
 
 class Stderr:
     """Standard error, for a program that a person started: `tlsmgr[123]: warning: text`."""
 
     def write(self, severity: Severity, tag: str, text: bytes) -> None:
-        """Write one line unless the reader of a full pipe is asleep."""
+        """Write one line, or drop it when the pipe is full or closed."""
         name = tag.rpartition("/")[2]
         line = f"{name}[{os.getpid()}]: {severity.prefix}".encode() + text + b"\n"
         try:
             if writable(2):
                 os.write(2, line)
         except OSError:
-            pass  # nobody is left to be told
+            pass  # closed: there is no place to report it
 
     def descriptors(self) -> tuple[int, ...]:
-        """Standard error alone."""
+        """Return that of standard error."""
         return (2,)
 
 
 @dataclass(frozen=True)
 class Route:
-    """What `use` sets: the destination and how lines look there."""
+    """The arguments of `use`: the destination and the form of its lines."""
 
     destination: Destination
     tag: str
@@ -105,37 +104,37 @@ def use(
 
     `tag` is SYSLOG_NAME/PROCNAME without the process id. `keep_utf8` leaves valid UTF-8 as it is
     (smtputf8_enable). `also_stderr` is the -V option: every line goes to standard error as well.
-    Returns what was in force before, for `restore`.
+    Return the previous route, for `restore`.
     """
     tag = printable(tag, keep_utf8).decode()
     return restore(Route(destination, tag, keep_utf8, also_stderr))
 
 
 def restore(route: Route) -> Route:
-    """Put back what `use` returned; returns what was in force before."""
+    """Use a route that `use` returned; return the previous one."""
     global _route
     before, _route = _route, route
     return before
 
 
 def descriptors() -> tuple[int, ...]:
-    """The descriptors that a forked worker must keep open to go on logging."""
+    """Return the descriptors that a forked worker must keep open to continue logging."""
     extra = (2,) if _route.also_stderr else ()
     return tuple(sorted({*_route.destination.descriptors(), *extra}))
 
 
 def info(text: str) -> None:
-    """Log what an operator wants to know while all is well."""
+    """Log an event of normal operation."""
     write(INFO, text)
 
 
 def warning(text: str) -> None:
-    """Log what an operator should look at; the program works on."""
+    """Log a problem that an operator should look at; the program continues."""
     write(WARNING, text)
 
 
 def error(text: str) -> None:
-    """Log that something asked for is not available; the program works on without it."""
+    """Log that something that was configured is not available; the program continues without."""
     write(ERROR, text)
 
 
@@ -150,17 +149,17 @@ def panic(text: str) -> None:
 
 
 def traceback(bug: BaseException) -> None:
-    """Log an exception that is a defect of the program: its type, its message, its frames.
+    """Log an exception that is a defect of the program: its type, message and frames.
 
-    Needs no source file, so that it works in a jail.
+    It reads no source file, so that it works in a jail.
     """
     panic(f"{type(bug).__name__}: {str(bug)[:100]}")
-    for line in frames(bug.__traceback__)[-FRAME_LIMIT:]:
+    for line in _frames(bug.__traceback__)[-FRAME_LIMIT:]:
         panic(f"  {line}")
 
 
-def frames(trace: TracebackType | None) -> list[str]:
-    """The calls of a traceback, outermost first: `FILE:LINE in FUNCTION`."""
+def _frames(trace: TracebackType | None) -> list[str]:
+    """Return the calls of a traceback, outermost first: `FILE:LINE in FUNCTION`."""
     lines = []
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -179,10 +178,10 @@ def write(severity: Severity, text: str) -> None:
 
 
 def printable(text: str, keep_utf8: bool) -> bytes:
-    """Make text fit for a log line: printable, in UTF-8 or ASCII, of at most `TEXT_LIMIT` bytes.
+    """Return the text as printable UTF-8 or ASCII of at most `TEXT_LIMIT` bytes.
 
-    Bytes that were no UTF-8 may be in the text as surrogate escapes (PEP 383); each becomes `?`.
-    Without `keep_utf8` each byte of a character outside ASCII becomes `?` (Postfix printable.c).
+    A surrogate escape (PEP 383), which stands for a byte that was not UTF-8, becomes `?`. Without
+    `keep_utf8` each byte of a character outside ASCII becomes `?` (Postfix printable.c).
     """
     if not (text.isascii() and text.isprintable()):
         text = "".join(_printable_character(char, keep_utf8) for char in text[:TEXT_LIMIT])
@@ -198,36 +197,67 @@ def _printable_character(char: str, keep_utf8: bool) -> str:
 
 
 def writable(descriptor: int) -> bool:
-    """Whether a line can be written to the descriptor now, without waiting."""
+    """Return whether a line can be written to the descriptor now, without waiting."""
     watch = select.poll()
     watch.register(descriptor, select.POLLOUT)
     return bool(watch.poll(0))
 
 
-class Limit:
-    """Keeps a condition that lasts from filling the log: one line a key an interval.
+@dataclass
+class _Repeats:
+    """The lines for one key: when the interval began, how many were logged in it, and how many
+    were left out since the last line."""
 
-    Keys are short words chosen by the program. `interval` is in seconds, `now` in seconds of any
-    clock that does not go back, such as time.monotonic().
+    start: float
+    logged: int = 0
+    left_out: int = 0
+
+
+class Limit:
+    """Limits warnings that repeat: at most `burst` lines for each key in each interval.
+
+    The others are counted, and the next line for that key ends with the count: "TEXT (17 more
+    since the last such line)". A key names a kind of problem; the program chooses it, so that a
+    client cannot add keys. `interval` is in seconds, and so is `now`, of any one clock.
     """
 
     KEYS = 1000
 
-    def __init__(self, interval: float) -> None:
+    def __init__(self, interval: float, burst: int = 1) -> None:
         self._interval = interval
-        self._last: dict[str, float] = {}
-
-    def allows(self, key: str, now: float) -> bool:
-        """Whether a line for this key is due; if so, the interval starts again."""
-        last = self._last.get(key)
-        if last is not None and now - last < self._interval:
-            return False
-        if len(self._last) >= self.KEYS:
-            self._last.clear()
-        self._last[key] = now
-        return True
+        self._burst = burst
+        self._repeats: dict[str, _Repeats] = {}
 
     def warning(self, key: str, text: str, now: float) -> None:
-        """Log a warning if one is due for this key."""
-        if self.allows(key, now):
-            warning(text)
+        """Log a warning if one is due for this key, otherwise count it."""
+        left_out = self._admit(key, now)
+        if left_out is not None:
+            warning(f"{text} ({left_out} more since the last such line)" if left_out else text)
+
+    def allows(self, key: str, now: float) -> bool:
+        """Return whether a line for this key is due; the caller then logs one."""
+        return self._admit(key, now) is not None
+
+    def over(self, text: str, key: str | None = None) -> None:
+        """Log `text` once if the problem had been logged: that of `key`, or any without a key."""
+        was_logged = bool(self._repeats) if key is None else key in self._repeats
+        if key is None:
+            self._repeats.clear()
+        else:
+            self._repeats.pop(key, None)
+        if was_logged:
+            info(text)
+
+    def _admit(self, key: str, now: float) -> int | None:
+        """Return how many lines were left out since the last one; None if no line is due."""
+        if key not in self._repeats and len(self._repeats) >= self.KEYS:
+            self._repeats.clear()
+        repeats = self._repeats.setdefault(key, _Repeats(now))
+        if not 0 <= now - repeats.start < self._interval:
+            repeats.start, repeats.logged = now, 0
+        if repeats.logged >= self._burst:
+            repeats.left_out += 1
+            return None
+        repeats.logged += 1
+        left_out, repeats.left_out = repeats.left_out, 0
+        return left_out

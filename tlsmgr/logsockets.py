@@ -1,32 +1,36 @@
-"""Log destinations behind a UNIX socket: syslog(3)'s /dev/log, and postlogd(8).
+"""logsockets - log destinations behind a UNIX socket: syslog(3)'s /dev/log, and postlogd(8).
 
-Made and connected by the daemon before it enters the jail; forked workers share the connection,
-and each process keeps its own count of dropped lines.
+The daemon connects before it enters the jail. Forked workers share the connection; from the fork on
+each process counts its own dropped lines and its own waiting.
 
-Promises: a reader that is busy for a moment gets every line; one that sleeps costs a single short
-wait. The system queues about ten lines, so a line that finds the queue full waits for the reader,
-at most ``PATIENCE``, unless the line before it did so in vain. What can't be sent is dropped and
-counted; the next line that gets through is preceded by a warning that says how many were lost.
-(Postfix itself blocks here.) The last words of a process may take longer. A lost connection is
-made again at the next line, if the socket can be reached: in a jail that is the case when the path
-exists there. The old connection is kept until there is a new one.
+No call blocks on a log daemon that is slow, stopped or gone. The system queues about ten lines. A
+line that finds the queue full waits for the log daemon, but all lines of a process together wait at
+most ``WAIT_LIMIT`` in each second, so that a slow log daemon cannot delay clients further. After
+that, lines are dropped and counted. The next line that goes through is preceded by a warning with
+the count. (Postfix blocks here.) The last lines of a process may wait for ``LAST_WAIT_LIMIT``.
 
-The time zone is read when a destination is made, as a jail has no time zone files.
+A lost connection is made again at the next line if the path of the socket exists, which in a jail
+it usually does not. The old connection is kept until there is a new one.
+
+The time zone is read when a destination is made, because a jail has no time zone files.
 """
 
 import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import ClassVar
 
 from tlsmgr.log import FATAL, WARNING, Severity, printable
 
-PATIENCE = 0.05  # seconds that a line may wait for the reader
-LAST_PATIENCE = 0.5  # the same for a line after which the process ends
+WAIT_LIMIT = 0.05  # seconds that lines may wait for the log daemon, in each second
+LAST_WAIT_LIMIT = 0.5  # the same for fatal and panic lines, after which a process usually ends
+PERIOD = 1.0  # seconds
+RESOLUTION = 0.001  # seconds; poll(2) counts in milliseconds
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-"""As in the C locale, whatever the locale of this process."""
+"""As in the C locale; this process may have another one."""
 
 FACILITIES = {
     "kern": 0,
@@ -46,10 +50,38 @@ FACILITIES = {
 """Values of syslog_facility and their numbers (RFC 5424, section 6.2.1)."""
 
 
-class LineSocket:
-    """A connection that takes whole lines and never blocks.
+class WaitBudget:
+    """How long this process has waited for the log daemon in the current second."""
 
-    `paths` are tried in order at each attempt to connect. A subclass says how a line looks.
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._spent = 0.0
+
+    def left(self, limit: float) -> float:
+        """Return how many seconds of the limit are left in the current second."""
+        now = self._clock()
+        if not 0 <= now - self._start < PERIOD:
+            self._start, self._spent = now, 0.0
+        return max(0.0, limit - self._spent)
+
+    def wait(self, descriptor: int, limit: float) -> bool:
+        """Wait until the descriptor is writable or the limit is used up; return whether it is."""
+        left = self.left(limit)
+        if left < RESOLUTION:
+            return False
+        watch = select.poll()
+        watch.register(descriptor, select.POLLOUT)
+        began = self._clock()
+        ready = watch.poll(left * 1000)
+        self._spent += self._clock() - began
+        return bool(ready)
+
+
+class LineSocket:
+    """A connection that takes whole lines.
+
+    `paths` are tried in order at each attempt to connect. A subclass defines the form of a line.
     """
 
     KINDS: ClassVar[tuple[socket.SocketKind, ...]] = (socket.SOCK_DGRAM,)
@@ -59,32 +91,37 @@ class LineSocket:
         time.tzset()
         time.localtime()
         self._paths = paths
-        self._dropped = 0
-        self._is_read = True  # nothing to the contrary was seen
+        self._budget = WaitBudget(time.monotonic)
+        self._dropped = 0  # lines since the last report
+        self._is_reported = False  # a report went through, and no line since
+        self._reason = ""  # why the last line was dropped
         self._socket = self._connect()
 
     def write(self, severity: Severity, tag: str, text: bytes) -> None:
-        """Send one line, and before it the count of lines lost so far."""
-        if self._dropped and self._send(self._line(WARNING, tag, self._loss()), 0.0):
+        """Send one line, or drop and count it; report dropped lines before the next one."""
+        limit = LAST_WAIT_LIMIT if severity.level <= FATAL.level else WAIT_LIMIT
+        if self._dropped and not self._is_reported:
+            self._is_reported = self._send(self._line(WARNING, tag, self._report()), limit)
+            if not self._is_reported:
+                self._dropped += 1
+                return
             self._dropped = 0
-        patience = PATIENCE if self._is_read else 0.0
-        if severity.level <= FATAL.level:
-            patience = LAST_PATIENCE
-        self._is_read = self._send(self._line(severity, tag, text), patience)
-        if not self._is_read:
+        if self._send(self._line(severity, tag, text), limit):
+            self._is_reported = False
+        else:
             self._dropped += 1
 
     @property
     def path(self) -> str:
-        """Where the reader is expected first."""
+        """The first path of the socket."""
         return self._paths[0]
 
     def descriptors(self) -> tuple[int, ...]:
-        """The connection, if there is one."""
+        """Return that of the connection, if there is one."""
         return () if self._socket is None else (self._socket.fileno(),)
 
     def close(self) -> None:
-        """Give up the connection; the next line makes a new one."""
+        """Close the connection; the next line makes a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -92,19 +129,24 @@ class LineSocket:
     def _line(self, severity: Severity, tag: str, text: bytes) -> bytes:
         raise NotImplementedError
 
-    def _loss(self) -> bytes:
-        return f"{self._dropped} log lines were dropped: {self.path} was not read in time".encode()
+    def _report(self) -> bytes:
+        lines = "log line was" if self._dropped == 1 else "log lines were"
+        return f"{self._dropped} {lines} dropped because {self._reason}".encode()
 
-    def _send(self, line: bytes, patience: float) -> bool:
+    def _send(self, line: bytes, limit: float) -> bool:
         taken = self._try(line)
-        if taken is False and patience and self._wait(patience):
+        if taken is False and self._socket and self._budget.wait(self._socket.fileno(), limit):
             taken = self._try(line)
         if taken is None and self._reconnect():
             taken = self._try(line)
+        if taken is None:
+            self._reason = f"no log daemon was listening on {self.path}"
+        elif not taken:
+            self._reason = "the log daemon does not read fast enough"
         return taken is True
 
     def _try(self, line: bytes) -> bool | None:
-        """True when the line was taken, False when the reader is asleep, None when it is gone."""
+        """Return True for a line that was sent, False for a full queue, None without a reader."""
         if self._socket is None:
             return None
         if self._socket.type == socket.SOCK_STREAM:
@@ -116,19 +158,12 @@ class LineSocket:
         except OSError:
             return None
 
-    def _wait(self, seconds: float) -> bool:
-        """Wait until the reader has made room; False when it did not."""
-        assert self._socket is not None
-        watch = select.poll()
-        watch.register(self._socket, select.POLLOUT)
-        return bool(watch.poll(seconds * 1000))
-
     def _reconnect(self) -> bool:
-        fresh = self._connect()
-        if fresh is None:
+        successor = self._connect()
+        if successor is None:
             return False
         self.close()
-        self._socket = fresh
+        self._socket = successor
         return True
 
     def _connect(self) -> socket.socket | None:
@@ -169,7 +204,7 @@ class Postlog(LineSocket):
     """Postfix's own log service: `Nov 02 00:30:10 host postfix/tlsmgr[123]: fatal: text`.
 
     `paths` name the socket: first $queue_directory/public/$postlog_service_name, then the same
-    relative to the queue directory, for use in the jail. Of `host` the first label is shown.
+    relative to the queue directory, for use in the jail. Lines show the first label of `host`.
     """
 
     def __init__(self, paths: tuple[str, ...], host: str) -> None:

@@ -1,15 +1,15 @@
-"""service - the meaning of the six requests: one table from request to handler, no I/O.
+"""service - the meaning of the six requests: one table from request to handler, no I/O of its own.
 
-Run by workers. A handler is given the context (caches, ticket keys, pool) and a request that is
-well-formed, and returns the bytes of the reply; whatever the client sent, there is one. What costs
-less for many than for one waits for the end of the iteration: ``answer_seeds`` answers all seeds
-with one extract, ``commit_changes`` carries out all updates and deletes, one transaction a cache.
-Nothing is drawn or written ahead of a request.
+Run by workers. A handler gets the context (caches, ticket keys, pool) and a well-formed request and
+returns the reply. Requests that cost less together wait for the end of the iteration:
+``answer_seeds`` answers all seeds with one extract, ``commit_changes`` carries out all updates and
+deletes, in one transaction for each cache. No output is generated before it is requested.
 
-Rules: Postfix tlsmgr.c (tlsmgr_service). A type that is not known or a seed size out of range is
-the client's fault: status -2 and one warning, as in stock. What is not there is status -1. A pool
-that can't deliver is status -1 and never weak bytes. Anything raised here is a defect of ours.
-Time is passed in, in whole seconds.
+Rules: Postfix tlsmgr.c (tlsmgr_service). An unknown type or a seed size out of range is the
+client's fault: a Refusal with status -2 and stock's warning. A missing object is status -1. A pool
+that can't deliver is status -1 and never weak bytes. While ``files_blocked`` is set no cache is
+touched: lookups miss, updates are answered as done and dropped. Any exception raised here is a
+defect of ours. Time is passed in, in whole seconds.
 """
 
 from __future__ import annotations
@@ -57,13 +57,17 @@ class CacheType(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """All that handlers work on. ``counts`` is the worker's own row of the counter table."""
+    """All that handlers work on. ``counts`` is the worker's own row of the counter table.
+
+    ``files_blocked`` is a byte of shared memory, 1 while a file system blocks processes.
+    """
 
     cache_types: Mapping[bytes, CacheType]
     caches: tuple[SessionCache, ...]
     ticket_keys: TicketKeys
     pool: Pool
     counts: memoryview
+    files_blocked: memoryview
 
 
 class Deferred(NamedTuple):
@@ -73,7 +77,17 @@ class Deferred(NamedTuple):
     change: Change
 
 
-def handle(context: Context, request: Request, now: int) -> bytes | Seed | Deferred:
+class Refusal(NamedTuple):
+    """The reply to a request that is the client's mistake, and the warning that it causes."""
+
+    reply: bytes
+    complaint: str
+
+
+Reply = bytes | Seed | Deferred | Refusal
+
+
+def handle(context: Context, request: Request, now: int) -> Reply:
     """Return the reply; or the Seed itself, for ``answer_seeds``; or a Deferred change."""
     handler, counter = _HANDLERS[type(request)]
     context.counts[counter] += 1
@@ -81,12 +95,12 @@ def handle(context: Context, request: Request, now: int) -> bytes | Seed | Defer
 
 
 def refuse(malformed: Malformed) -> bytes:
-    """The reply to what was no request: status -2, in the shape of the request it tried to be."""
+    """Return status -2, in the shape of the request that the malformed input began."""
     return write_reply(malformed.shape, BAD_REQUEST)
 
 
 def answer_seeds(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
-    """The replies to these requests, in order: one extract, from which each gets its own part."""
+    """Return the replies in order: one extract, from which each gets its own part."""
     sizes = [seed.size for seed in seeds]
     try:
         data = context.pool.extract(sum(sizes))
@@ -102,7 +116,12 @@ def answer_seeds(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
 
 
 def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
-    """Carry out the changes, in order, one transaction a cache; the replies in the same order."""
+    """Carry out the changes, one transaction for each cache; return the replies in order."""
+    if context.files_blocked[0]:
+        for cache in context.caches:
+            cache.expired.clear()
+        context.counts[_DROPPED] += len(deferred)
+        return [_NOT_DONE if change.session is None else _DONE for _, change in deferred]
     changes: dict[SessionCache, list[Change]] = {cache: [] for cache in context.caches}
     for cache, change in deferred:
         changes[cache].append(change)
@@ -117,25 +136,27 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
 # One handler a request.
 
 
-def _seed(context: Context, request: Seed, now: int) -> bytes | Seed:
+def _seed(context: Context, request: Seed, now: int) -> Reply:
     if 1 <= request.size <= MAX_SEED:
         return request
-    log.warning(f'bogus seed length "{request.size}" in "seed" request')
-    return write_reply(Seed, BAD_REQUEST)
+    complaint = f'bogus seed length "{request.size}" in "seed" request'
+    return Refusal(write_reply(Seed, BAD_REQUEST), complaint)
 
 
-def _policy(context: Context, request: Policy, now: int) -> bytes:
+def _policy(context: Context, request: Policy, now: int) -> Reply:
     cache_type = context.cache_types.get(request.cache_type)
     if cache_type is None:
         return _bogus_cache_type(request)
     return write_reply(Policy, OK, cache_type.cachable, cache_type.timeout)
 
 
-def _lookup(context: Context, request: Lookup, now: int) -> bytes:
+def _lookup(context: Context, request: Lookup, now: int) -> Reply:
     cache_type, cache_id = request
     cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
+    if context.files_blocked[0]:
+        return write_reply(Lookup, FAILED)
     session = cache.lookup(cache_id, now)
     if session is None:
         return write_reply(Lookup, FAILED)
@@ -143,7 +164,7 @@ def _lookup(context: Context, request: Lookup, now: int) -> bytes:
     return write_session(session)
 
 
-def _update(context: Context, request: Update, now: int) -> bytes | Deferred:
+def _update(context: Context, request: Update, now: int) -> Reply:
     cache_type, cache_id, session = request
     cache = _cache(context, cache_type)
     if cache is None:
@@ -151,7 +172,7 @@ def _update(context: Context, request: Update, now: int) -> bytes | Deferred:
     return Deferred(cache, Change(cache_id, session))
 
 
-def _delete(context: Context, request: Delete, now: int) -> bytes | Deferred:
+def _delete(context: Context, request: Delete, now: int) -> Reply:
     cache_type, cache_id = request
     cache = _cache(context, cache_type)
     if cache is None:
@@ -159,11 +180,11 @@ def _delete(context: Context, request: Delete, now: int) -> bytes | Deferred:
     return Deferred(cache, Change(cache_id, None))
 
 
-def _ticket_key(context: Context, request: TicketKey, now: int) -> bytes:
+def _ticket_key(context: Context, request: TicketKey, now: int) -> Reply:
     name = request.keyname
     if len(name) not in (0, NAME_BYTES):
-        log.warning(f"invalid session ticket key name length: {len(name)}")
-        return write_reply(TicketKey, BAD_REQUEST)
+        complaint = f"invalid session ticket key name length: {len(name)}"
+        return Refusal(write_reply(TicketKey, BAD_REQUEST), complaint)
     keys = context.ticket_keys
     try:
         key = keys.named(name, now) if name else keys.current(now)
@@ -178,25 +199,23 @@ def _cache(context: Context, name: bytes) -> SessionCache | None:
     return None if cache_type is None else cache_type.cache
 
 
-def _no_cache(context: Context, request: Lookup | Update | Delete) -> bytes:
-    """A type that is known but has no database gets the same status, and no warning."""
+def _no_cache(context: Context, request: Lookup | Update | Delete) -> Refusal:
+    """Refuse a known type that has no database as an unknown one, but without a warning."""
     if request.cache_type not in context.cache_types:
         return _bogus_cache_type(request)
-    return write_reply(type(request), BAD_REQUEST)
+    return Refusal(write_reply(type(request), BAD_REQUEST), "")
 
 
-def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> bytes:
+def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> Refusal:
     text = request.cache_type[:100].decode("utf-8", "surrogateescape")
     name = type(request).__name__.lower()
-    log.warning(f'bogus cache type "{text}" in "{name}" request')
-    return write_reply(type(request), BAD_REQUEST)
+    complaint = f'bogus cache type "{text}" in "{name}" request'
+    return Refusal(write_reply(type(request), BAD_REQUEST), complaint)
 
 
-_HITS, _BATCHES = INDEX["hits"], INDEX["batches"]
+_HITS, _BATCHES, _DROPPED = INDEX["hits"], INDEX["batches"], INDEX["dropped"]
 _DONE, _NOT_DONE = write_reply(Update, OK), write_reply(Update, FAILED)  # a delete's are the same
-_HANDLERS: Mapping[
-    type[Request], tuple[Callable[[Context, Any, int], bytes | Seed | Deferred], int]
-] = {
+_HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], Reply], int]] = {
     Seed: (_seed, INDEX["seed"]),
     Policy: (_policy, INDEX["policy"]),
     Lookup: (_lookup, INDEX["lookup"]),

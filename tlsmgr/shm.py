@@ -218,10 +218,9 @@ class Lock:
         return Recovery.LOST if lost else Recovery.IN_DOUBT
 
     def reset(self) -> None:
-        """Make the lock free, when every process that used it was reaped.
+        """Make the lock free, when no other process that uses it is left.
 
-        A process that cannot be reaped may be left out if it was sent SIGKILL and is stuck in the
-        kernel, with its mark IDLE: it never runs again.
+        A process may be left that was sent SIGKILL and is stuck in the kernel: it never runs again.
         """
         self._marks[:] = bytes(len(self._marks))
         self._in_doubt_since = None

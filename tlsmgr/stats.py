@@ -34,6 +34,7 @@ COUNTERS = (
     Counter("wakeups", "wake-ups by master"),
     Counter("malformed", "requests refused as malformed"),
     Counter("batches", "transactions for updates and deletes"),
+    Counter("dropped", "updates dropped because a cache could not be written in time"),
 )
 INDEX: Mapping[str, int] = {counter.name: i for i, counter in enumerate(COUNTERS)}
 

@@ -1,12 +1,12 @@
 /*
- * ceiling - a server that parses nothing: how fast any tlsmgr could be, and then some
+ * ceiling - a server that parses nothing: an upper limit for the speed of any tlsmgr
  *
  *   ceiling SOCKET SEED_LENGTH SESSION_LENGTH
  *
- * It reads whatever has come and writes a canned reply at once, with as many base64 characters as
- * the arguments say. All that it ever looks at is one byte, the first of the request's name, to
- * know how long a reply is due. One process, one thread, 64 connections accepted in a row. It ends
- * with its standard input; errors are fatal: one line, status 1.
+ * It reads what has arrived and immediately writes a canned reply with as many base64 characters as
+ * the arguments say. It looks at one byte only, the first of the request's name, to choose the
+ * reply. One process, one thread; it accepts up to 64 connections in a row. It exits when standard
+ * input ends; errors are fatal: one line, status 1.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

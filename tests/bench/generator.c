@@ -1,23 +1,23 @@
 /*
- * generator - the clients of a tlsmgr, as many as wanted, each with one request in flight
+ * generator - the clients of a tlsmgr, each with one request in flight
  *
  *   generator PLAN SOCKET CONNECTIONS NANOSECONDS RANDOM
  *
- * PLAN holds prepared requests with the replies that are due to them (the format is described in
- * plan.py). It prints "ready" when all clients are connected and have read the announcement, waits
- * for a byte on standard input, and applies the load for so many nanoseconds, or until every
- * request was made once if the plan says so. Then it prints one line of JSON, and stays until
- * standard input ends, so that the server's work is over when the result is there.
+ * PLAN holds prepared requests with the replies due to them; loads.py describes its format. The
+ * program prints "ready" when all clients are connected and have read the announcement, waits for
+ * a byte on standard input, and applies the load for NANOSECONDS, or, if the plan says so, until
+ * every request was made once. Then it prints one line of JSON, and exits when standard input ends:
+ * its clients stay connected until the server's CPU time has been read.
  *
- * A request begins when the one before it is answered, or, with a new connection, with connect(2);
- * its end is its whole reply. One that meets a closed connection is made again on a new one and
- * goes on counting from its first beginning. What connect(2) refuses because the listen queue is
- * full is tried again. Every reply is compared with what is due.
+ * The latency of a request begins when the previous one is answered, or, on a new connection, with
+ * connect(2); it ends with the whole reply. A request that meets a closed connection is made again
+ * on a new one and keeps its first start time. A connect(2) that fails because the listen queue is
+ * full is tried again. Every reply is compared with the one due.
  *
- * All is made for little CPU time per request, since server and generator may share two CPUs: one
- * send, one recv and a part of an epoll_wait; one look at the clock; latencies go to a histogram.
+ * It uses little CPU time per request, because server and generator may share two CPUs: one send,
+ * one recv and a part of an epoll_wait; one clock_gettime; latencies are counted in a histogram.
  *
- * Wrong arguments, no memory and a server that is not there are fatal: one line, status 1.
+ * Wrong arguments, lack of memory and a server that does not accept are fatal: one line, status 1.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,7 +39,7 @@
 #define MAGIC "tlsbench"
 #define ANNOUNCEMENT "protocol\0tlsmgr_protocol\0"      /* and the NUL of the C string */
 #define REQUEST_LIMIT 65536
-#define SUB_BITS 7                                      /* as in histogram.py */
+#define SUB_BITS 7                                      /* as in figures.py */
 #define BUCKETS ((64 - SUB_BITS + 1) << SUB_BITS)
 #define SHOWN_BYTES 24                                  /* of the first wrong reply */
 #define SECOND 1000000000ull
@@ -62,7 +62,7 @@ struct client {
     int fd;                                             /* -1: to be connected */
     int greeted;                                        /* it has read the announcement */
     uint32_t turn, left;                                /* step; requests for this connection */
-    uint64_t key, since;                                /* since when it waits for a reply */
+    uint64_t key, since;                                /* since: start of its wait */
     const struct entry *entry;                          /* request in hand */
     size_t got;
     char *reply, *last;                                 /* last: of a step with "fresh" */
@@ -117,7 +117,7 @@ static void stand_in_line(struct client *client)
     line_end = &client->next;
 }
 
-/* connect_line - connect those who wait for it; stop when the listen queue is full */
+/* connect_line - connect the clients in line; stop when the listen queue is full */
 static void connect_line(void)
 {
     while (line != NULL) {
@@ -228,7 +228,7 @@ static void finish(struct client *client, uint64_t now)
     begin(client, now);
 }
 
-/* is_whole - the reply has its length, or what ends every list has come earlier */
+/* is_whole - the reply has its length, or the end of its attribute list came earlier */
 static int is_whole(const struct client *client, size_t length)
 {
     size_t got = client->got;
@@ -275,7 +275,7 @@ static void receive(struct client *client)
 
 /* The loop. */
 
-static void turn(uint64_t limit)
+static void iterate(uint64_t limit)
 {
     struct epoll_event events[256];
     uint64_t now = nanoseconds(CLOCK_MONOTONIC);
@@ -291,7 +291,7 @@ static void connect_all(uint64_t limit)
 {
     connect_line();
     while (greeted < connections) {
-        turn(limit);
+        iterate(limit);
         if (nanoseconds(CLOCK_MONOTONIC) > limit) {
             fprintf(stderr, "generator: %u of %u clients were let in\n", greeted, connections);
             exit(1);
@@ -305,7 +305,7 @@ static void apply_load(uint64_t start, uint64_t limit)
     for (uint32_t i = 0; i < connections; i++)
         begin(clients + i, start);
     while (nanoseconds(CLOCK_MONOTONIC) < limit && !(plan->once && done == steps->count))
-        turn(limit);
+        iterate(limit);
 }
 
 static void print_result(uint64_t elapsed, uint64_t cpu, uint64_t end)
@@ -376,7 +376,7 @@ int main(int argc, char **argv)
     connections = strtoul(argv[3], NULL, 10);
     length = strtoull(argv[4], NULL, 10);
     random_state = strtoull(argv[5], NULL, 10) | 1;
-    alarm(length / SECOND + GRACE);                     /* whatever happens, it ends */
+    alarm(length / SECOND + GRACE);                     /* it ends in any case */
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);

@@ -1,8 +1,8 @@
-"""main - what scripts/tlsmgr-bench does, from the command line to the exit status
+"""main - scripts/tlsmgr-bench, from the command line to the exit status.
 
-0; 1 with one line for what could not be measured, or when figures are worthless because a server
-gave wrong replies; 64 for a mistake on the command line; 130 after ctrl-C or SIGTERM. What was
-found until then is shown in any case. All files are in temporary directories.
+Exit status: 0; 1 if a measurement failed, with one line that says why, or if a server gave wrong
+replies; 64 for wrong usage; 130 after ctrl-C or SIGTERM. The results up to then are always shown.
+All files are in temporary directories, which are removed at the end.
 """
 
 from __future__ import annotations
@@ -17,18 +17,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench import options
-from bench.bench import Bench
-from bench.build import generator_command
-from bench.growth import run_growth
+from bench.drive import NO_COMPILER, build, compiler
 from bench.plot import matplotlib_missing, plot
-from bench.progress import Progress
-from bench.report import report
+from bench.report import Progress, report
 from bench.results import Results
-from bench.rounds import fill, load_rows, run_loads
-from bench.scenes import SCENES, SWEEP, run_scenes, scene_rows
-from bench.server import Server
-from bench.servers import ServerSpec, started
-from bench.sweep import run_sweep
+from bench.runs import Bench, fill_all, load_rows, run_growth, run_loads
+from bench.scenes import SCENES, SWEEP, run_scenes, run_sweep, scene_rows
+from bench.servers import Server, ServerSpec, started
 from tlsmgr import log
 from tlsmgr.log import Fatal
 
@@ -37,7 +32,7 @@ INTERRUPTED = 130  # as after SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, show, and return the exit status."""
+    """Measure, show the results, and return the exit status."""
     log.use(log.Stderr(), "tlsmgr-bench")
     try:
         chosen = options.parse(arguments)
@@ -55,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure_and_show(chosen: argparse.Namespace) -> int:
     if chosen.plot and (reason := matplotlib_missing()):
         raise Fatal(f"--plot: {reason}")
+    if compiler() is None:
+        raise Fatal(NO_COMPILER)
     results = Results(_bases(chosen), _settings(chosen))
     status = 0
     try:
@@ -69,7 +66,7 @@ def _measure_and_show(chosen: argparse.Namespace) -> int:
 
 
 def _bases(chosen: argparse.Namespace) -> list[str]:
-    """The servers that the others are compared with."""
+    """Return the servers that the others are compared with."""
     if chosen.vs_stock:
         return list(options.VERSUS_STOCK[:2])
     return list(chosen.servers[:1]) if len(chosen.servers) > 1 else []
@@ -81,28 +78,29 @@ def _settings(chosen: argparse.Namespace) -> dict[str, object]:
 
 
 def _measure(chosen: argparse.Namespace, results: Results) -> None:
-    """Everything that was asked for, in the order of the report."""
+    """Measure everything that was chosen, in the order of the report."""
     _raise_descriptor_limit()
     with (
         tempfile.TemporaryDirectory(prefix="tlsmgr-bench-") as scratch,
         Progress(_runs(chosen)) as progress,
     ):
         directory = Path(scratch)
-        wish = ServerSpec("", directory, {}, chosen.options, chosen.disk)
+        spec = ServerSpec("", directory, {}, chosen.options, chosen.disk)
         bench = _bench(chosen, directory, progress.tick)
         if chosen.loads or set(chosen.scenes) & SCENES.keys():
-            with started(chosen.servers, wish) as servers:
+            with started(chosen.servers, spec) as servers:
                 _measure_together(chosen, results, bench, servers)
-        results.growth.extend(run_growth(bench, chosen.servers, wish, chosen.growth))
+        if chosen.growth:
+            results.growth.extend(run_growth(bench, chosen.servers, spec, chosen.growth))
         if set(chosen.scenes) & SWEEP.keys():
-            results.scenes.extend(run_sweep(bench, chosen.servers, wish))
+            results.scenes.extend(run_sweep(bench, chosen.servers, spec))
 
 
 def _measure_together(
     chosen: argparse.Namespace, results: Results, bench: Bench, servers: Sequence[Server]
 ) -> None:
-    """The loads, and the scenes that need no server of their own."""
-    fill(bench, servers)
+    """Run the loads, and the scenes that need no server of their own."""
+    fill_all(bench, servers)
     results.loads = load_rows(chosen.servers, chosen.loads, chosen.connections)
     results.scenes = scene_rows(servers, [name for name in chosen.scenes if name in SCENES])
     try:
@@ -114,30 +112,32 @@ def _measure_together(
 
 def _bench(chosen: argparse.Namespace, directory: Path, tick: Callable[[str], None]) -> Bench:
     return Bench(
-        directory,
-        generator_command(directory),
-        chosen.seconds,
-        chosen.rounds,
-        chosen.generators,
-        tick,
+        directory=directory,
+        generator=build("generator", directory),
+        seconds=chosen.seconds,
+        rounds=chosen.rounds,
+        processes=chosen.generators,
+        repeats=chosen.repeats,
+        tick=tick,
     )
 
 
 def _runs(chosen: argparse.Namespace) -> int:
-    """How many runs there will be, about, for the progress bar."""
+    """Return about how many runs there will be, for the progress bar."""
     each = chosen.rounds * (len(chosen.loads) * len(chosen.connections) + len(chosen.scenes))
     each += len(chosen.growth) * (chosen.rounds + 1) + 1
     return int(each * len(chosen.servers))
 
 
 def _raise_descriptor_limit() -> None:
-    """For the clients of one server and all that is started from here."""
+    """Raise it for the clients and for all servers started from here."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _show(chosen: argparse.Namespace, results: Results) -> None:
-    print(report(results), flush=True)
+    if text := report(results):
+        print(text, flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(results.tree(), indent=1) + "\n")
     if chosen.plot:

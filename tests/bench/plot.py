@@ -1,6 +1,7 @@
-"""plot - the results as a picture: bars for loads and scenes, lines for growth. Needs matplotlib.
+"""plot - the results as a picture. Needs matplotlib.
 
-One row of panels for each number of clients, one for the scenes, one for growth.
+Loads: with one number of clients a row of panels with bars; with several, a row of panels for each
+load with lines over the number of clients. Scenes: a row with bars. Growth: a row with lines.
 """
 
 from __future__ import annotations
@@ -9,25 +10,34 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.measure import medians
+from bench.figures import medians
 from bench.results import Results, longest, tail_ratio
+from bench.runs import LoadRow
 from tlsmgr.log import Fatal
 
 PANEL = (5.0, 2.8)  # inches
 COLUMNS = 3
 LOAD_METRICS = {
+    "server_cpu": "server CPU, µs per request",
     "rate": "requests/s",
     "p99": "99th percentile, µs",
-    "server_cpu": "server CPU, µs a request",
 }
 LOGARITHMIC = ("p99",)
 SHORTEST = 10  # microseconds: where logarithmic bars begin
 
 
 class Bar(NamedTuple):
-    """A value of a server, in a group of bars that belong together."""
+    """A value of a server in a group of bars."""
 
     group: str
+    server: str
+    value: float | None
+
+
+class Point(NamedTuple):
+    """A value of a server on its line."""
+
+    x: int
     server: str
     value: float | None
 
@@ -37,7 +47,7 @@ Draw = Callable[[Any], None]
 
 
 def matplotlib_missing() -> str | None:
-    """Why there can be no picture; None if there can."""
+    """Return why no picture can be drawn; None if it can."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
@@ -46,13 +56,13 @@ def matplotlib_missing() -> str | None:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Draw the picture; its type follows from the name's end. Fatal: it can't be written."""
+    """Draw the picture; the name's suffix gives the format. Fatal if it cannot be written."""
     from matplotlib.figure import Figure
 
     panels = list(_panels(results))
-    lines = max(1, -(-len(panels) // COLUMNS))
-    figure = Figure(figsize=(PANEL[0] * COLUMNS, PANEL[1] * lines), layout="constrained")
-    axes = figure.subplots(lines, COLUMNS, squeeze=False).flat
+    rows = max(1, -(-len(panels) // COLUMNS))
+    figure = Figure(figsize=(PANEL[0] * COLUMNS, PANEL[1] * rows), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
     for axis, draw in zip(axes, panels):
         draw(axis)
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -64,31 +74,44 @@ def plot(results: Results, path: Path) -> None:
 
 
 def _panels(results: Results) -> Iterator[Draw]:
-    """What draws each panel, line by line; COLUMNS of them in a line."""
-    for count in dict.fromkeys(row.connections for row in results.loads):
-        rows = [row for row in results.loads if row.connections == count and row.rounds]
-        for metric, label in LOAD_METRICS.items():
-            bars = [Bar(r.load, r.server, medians(r.rounds)[metric]) for r in rows]
-            title = f"{label}, {count} client{'s' * (count > 1)}"
-            yield _bars(title, bars, metric in LOGARITHMIC)
+    """Yield the function that draws each panel, COLUMNS of them for each row."""
+    yield from _load_panels([row for row in results.loads if row.rounds])
     if scenes := [row for row in results.scenes if row.disturbed]:
         tails = [Bar(r.scene, r.server, medians(r.disturbed)["p99"]) for r in scenes]
         yield _bars("99th percentile of seed while, µs", tails, True)
         ratios = [Bar(r.scene, r.server, tail_ratio(r)) for r in scenes]
-        yield _bars("ratio to the quiet server", ratios, False)
+        yield _bars("ratio of p99 to the quiet server's", ratios, False)
         waits = [Bar(r.scene, r.server, longest(r.disturbed)) for r in scenes]
         yield _bars("longest wait, µs", waits, True)
     if results.growth:
-        grown = [(r.entries, r.server, medians(r.rounds)["rate"]) for r in results.growth]
+        grown = [Point(r.entries, r.server, medians(r.rounds)["rate"]) for r in results.growth]
         yield _lines("mta requests/s, 64 clients, by entries", grown)
-        sizes = [(r.entries, r.server, r.bytes_a_session_byte) for r in results.growth]
-        yield _lines("file bytes a session byte, by entries", sizes)
-        memory = [(r.entries, r.server, sum(r.memory) / (1 << 20)) for r in results.growth]
+        sizes = [Point(r.entries, r.server, r.bytes_a_session_byte) for r in results.growth]
+        yield _lines("file bytes per session byte, by entries", sizes)
+        memory = [Point(r.entries, r.server, sum(r.memory) / (1 << 20)) for r in results.growth]
         yield _lines("PSS of all processes, MiB, by entries", memory)
 
 
+def _load_panels(rows: Sequence[LoadRow]) -> Iterator[Draw]:
+    counts = sorted({row.connections for row in rows})
+    if len(counts) == 1:
+        clients = f"{counts[0]} client{'s' * (counts[0] > 1)}"
+        for metric, label in LOAD_METRICS.items():
+            bars = [Bar(r.load, r.server, medians(r.rounds)[metric]) for r in rows]
+            yield _bars(f"{label}, {clients}", bars, metric in LOGARITHMIC)
+        return
+    for load in dict.fromkeys(row.load for row in rows):
+        for metric, label in LOAD_METRICS.items():
+            points = [
+                Point(r.connections, r.server, medians(r.rounds)[metric])
+                for r in rows
+                if r.load == load
+            ]
+            yield _lines(f"{load}: {label}, by clients", points, metric in LOGARITHMIC)
+
+
 def _bars(title: str, bars: Sequence[Bar], logarithmic: bool) -> Draw:
-    """Groups of bars, a bar for each server."""
+    """Return what draws groups of bars, a bar for each server."""
     groups = list(dict.fromkeys(bar.group for bar in bars))
     servers = list(dict.fromkeys(bar.server for bar in bars))
     width = 0.8 / max(len(servers), 1)
@@ -109,15 +132,18 @@ def _bars(title: str, bars: Sequence[Bar], logarithmic: bool) -> Draw:
     return draw
 
 
-def _lines(title: str, points: Sequence[tuple[int, str, float | None]]) -> Draw:
-    """A line for each server."""
+def _lines(title: str, points: Sequence[Point], logarithmic: bool = False) -> Draw:
+    """Return what draws a line for each server."""
 
     def draw(axis: Any) -> None:
-        for server in dict.fromkeys(name for _, name, _ in points):
-            mine = [(x, y) for x, name, y in points if name == server]
-            axis.plot([x for x, _ in mine], [y for _, y in mine], "o-", label=server)
+        for server in dict.fromkeys(point.server for point in points):
+            mine = [point for point in points if point.server == server]
+            axis.plot([p.x for p in mine], [p.value for p in mine], "o-", label=server)
         axis.set_title(title)
         axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
+        if logarithmic:
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
 
     return draw

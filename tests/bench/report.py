@@ -1,40 +1,48 @@
-"""report - the results as text tables, and what a reader must know to trust them or not"""
+"""report - the results as text tables with notes on their validity; and a progress bar.
+
+The CPU time that a request costs the server comes first: it does not depend on the CPU time that
+the generator takes, as the rate does on a machine with few CPUs. The progress bar is shown on a
+terminal only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
 
+from bench.figures import DISTURBED, Figures, median_of, medians, quotient
 from bench.loads import KEYS
-from bench.measure import Figures, median_of, medians, quotient
 from bench.results import Results, longest, tail_ratio
 
-LIMIT_SHARE = 0.9  # of one CPU that a generator uses when it is the limit
-NOISY = 0.1  # share of the machine that others use when the figures are doubtful
+LIMIT_SHARE = 0.9  # of one CPU, from which on the generator is the limit
+MOST_DISTURBED = 8  # rows that are named
 MIB = 1 << 20
 
 LEGEND = """\
-Medians over rounds. Latencies and CPU time in microseconds; CPU time a request is that of all
-processes of the server; gen is the share of one CPU that the load generator used. Ratios to a
-server, as medians of those of each round: x = requests a second (more is better), cpu = CPU time
-a request (less is better)."""
-LIMIT_NOTE = "* the generator was the limit: the server can do more; try --generators 2"
+Medians over the rounds. CPU is the CPU time per request, in microseconds, of all processes of the
+server; latencies (p50, p99, p99.9) are in microseconds; gen is the share of one CPU that the load
+generator used. Ratios to a server are medians of the ratios in each round: "cpu" for CPU time per
+request (less is better), "x" for requests per second (more is better)."""
+LIMIT_NOTE = "* The generator was the limit: the server can do more. Try --generators 2."
 
 
 def report(results: Results) -> str:
-    """Everything that a terminal shows at the end."""
+    """Return the text that is shown at the end."""
     parts = [
         _loads(results) if results.loads else "",
         _scenes(results) if results.scenes else "",
         _growth(results) if results.growth else "",
         _servers(results) if results.servers else "",
-        noise(results.undisturbed()),
-        "\n".join(f"WORTHLESS: {fault}" for fault in results.faults()),
+        disturbances(results.quiet_runs()),
+        "\n".join(f"INVALID: {fault}" for fault in results.faults()),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns of text, the first `left` of them flush left."""
+    """Return columns of text; the first `left` columns are left-aligned."""
     widths = [max(map(len, column)) for column in zip(headings, *rows)]
 
     def line(cells: Sequence[str]) -> str:
@@ -49,19 +57,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """A number with so many digits after the point, and a dash for none."""
+    """Return the number with that many decimals, or a dash for None."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def ratio(value: float | None) -> str:
-    """A ratio with about three digits that count."""
+    """Return the ratio with about three significant digits."""
     return "-" if value is None else f"{value:.3g}" if value < 1 else f"{value:.2f}"
 
 
 def _loads(results: Results) -> str:
-    headings = ["load", "clients", "server", "requests/s", "p50", "p99", "p99.9", "CPU", "gen"]
+    headings = ["load", "clients", "server", "CPU", "requests/s", "p50", "p99", "p99.9", "gen"]
     for base in results.bases:
-        headings += [f"x {base}", "cpu"]
+        headings += [f"cpu {base}", "x"]
     rows = []
     limited = False
     for row in results.loads:
@@ -70,11 +78,11 @@ def _loads(results: Results) -> str:
         middle = medians(row.rounds)
         limit = (middle["generator"] or 0.0) >= LIMIT_SHARE
         limited |= limit
-        cells = [row.load, str(row.connections), row.server, number(middle["rate"])]
-        cells += [number(middle[name]) for name in ("p50", "p99", "p99_9")]
-        cells += [number(middle["server_cpu"], 1), _share(middle["generator"]) + " *"[limit]]
+        cells = [row.load, str(row.connections), row.server, number(middle["server_cpu"], 1)]
+        cells += [number(middle[name]) for name in ("rate", "p50", "p99", "p99_9")]
+        cells.append(_share(middle["generator"]) + " *"[limit])
         for ratios in results.load_ratios(row).values():
-            cells += [ratio(ratios["rate"]), ratio(ratios["server_cpu"])]
+            cells += [ratio(ratios["server_cpu"]), ratio(ratios["rate"])]
         rows.append(cells)
     notes = [LEGEND, LIMIT_NOTE] if limited else [LEGEND]
     return "\n".join([table(headings, rows, left=3), "", *notes])
@@ -100,7 +108,7 @@ def _scenes(results: Results) -> str:
 
 def _growth(results: Results) -> str:
     base = growth_base([row.entries for row in results.growth])
-    headings = ["entries", "server", "mta/s", f"x {base:,}", "CPU", "file MiB", "bytes/byte",
+    headings = ["entries", "server", "CPU", "mta/s", f"x {base:,}", "file MiB", "bytes/byte",
                 "PSS MiB", "most"]  # fmt: skip
     rows = []
     at_base = {r.server: medians(r.rounds)["rate"] for r in results.growth if r.entries == base}
@@ -110,59 +118,103 @@ def _growth(results: Results) -> str:
             [
                 f"{row.entries:,}",
                 row.server,
+                number(middle["server_cpu"], 1),
                 number(middle["rate"]),
                 ratio(quotient(middle["rate"], at_base.get(row.server))),
-                number(middle["server_cpu"], 1),
                 number(row.file_bytes / MIB, 1),
                 number(row.bytes_a_session_byte, 2),
-                number(sum(row.memory) / MIB, 1),
-                number(max(row.memory, default=0) / MIB, 1),
+                *_memory(row.memory),
             ]
         )
     return table(headings, rows, left=2)
 
 
 def growth_base(sizes: Sequence[int]) -> int:
-    """The size with which others are compared: that of the loads, or else the smallest."""
+    """Return the size that others are compared with: that of the loads, or else the smallest."""
     return KEYS if KEYS in sizes else min(sizes)
 
 
 def _servers(results: Results) -> str:
     rows = [
-        [
-            note.name,
-            note.file_system or "-",
-            str(len(note.memory)),
-            number(sum(note.memory) / MIB, 1),
-            number(max(note.memory, default=0) / MIB, 1),
-        ]
+        [note.name, note.file_system or "-", str(len(note.memory)), *_memory(note.memory)]
         for note in results.servers
     ]
     lines = [
-        f"{note.name} logged {len(note.complaints)} warnings or worse, the first: "
+        f"{note.name} logged {len(note.complaints)} warnings or errors, the first: "
         + note.complaints[0]
         for note in results.servers
         if note.complaints
     ]
-    return "\n".join(
-        [table(["server", "data on", "processes", "PSS MiB", "most"], rows, left=2), *lines]
-    )
+    headings = ["server", "data on", "processes", "PSS MiB", "most"]
+    return "\n".join([table(headings, rows, left=2), *lines])
 
 
-def noise(figures: Sequence[Figures]) -> str:
-    """What else the machine did meanwhile."""
-    others = [each.others for each in figures if each.others is not None]
+def _memory(memory: Sequence[int]) -> tuple[str, str]:
+    """The cells for all processes together and for the largest."""
+    return number(sum(memory) / MIB, 1), number(max(memory, default=0) / MIB, 1)
+
+
+def disturbances(rows: Mapping[str, Sequence[Figures]]) -> str:
+    """Return what other processes used during these runs, and which runs they disturbed."""
+    runs = [each for rounds in rows.values() for each in rounds]
+    others = [each.others for each in runs if each.others is not None]
     if not others:
         return ""
-    text = (
-        f"Others used {_share(median_of(others))} of the machine's CPU time"
-        f" (median of {len(others)} runs), {_share(max(others))} at most"
-    )
-    doubtful = sum(share > NOISY for share in others)
-    if not doubtful:
-        return f"{text}."
-    return f"{text}; in {doubtful} runs more than {_share(NOISY)}, which makes these doubtful."
+    lines = [
+        f"Other processes used {_share(median_of(others))} of the machine's CPU time"
+        f" (median of {len(others)} runs), at most {_share(max(others))}."
+    ]
+    if repeated := sum(each.repeats > 0 for each in runs):
+        lines.append(f"Repeated because of more than {_share(DISTURBED)}: {repeated} runs.")
+    disturbed = [
+        f"DISTURBED: {name}: {len(shares)} of {len(rounds)} runs (others: {', '.join(shares)})"
+        for name, rounds in rows.items()
+        if (shares := [_share(each.others) for each in rounds if each.disturbed])
+    ]
+    lines += disturbed[:MOST_DISTURBED]
+    if (more := len(disturbed) - MOST_DISTURBED) > 0:
+        lines.append(f"DISTURBED: {more} further rows")
+    return "\n".join(lines)
 
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
+
+
+WIDTH = 30  # characters of the progress bar
+
+
+class Progress:
+    """A progress bar for `total` runs. `with` removes it at the end."""
+
+    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+        self._total = max(total, 1)
+        self._begun = -1  # runs; the current one is not done
+        self._start = time.monotonic()
+        self._stream = sys.stderr if stream is None else stream
+        self._shown = self._stream.isatty()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._show("")
+
+    def tick(self, name: str) -> None:
+        """Note that the next run begins."""
+        self._begun += 1
+        done = min(self._begun, self._total)
+        bar = "#" * (WIDTH * done // self._total)
+        self._show(f"[{bar:.<{WIDTH}}] {done}/{self._total}{self._left(done)}  {name}")
+
+    def _left(self, done: int) -> str:
+        """Return the estimated time for the rest."""
+        if not done:
+            return ""
+        seconds = round((time.monotonic() - self._start) / done * (self._total - done))
+        return f"  {seconds // 60}:{seconds % 60:02d} left"
+
+    def _show(self, line: str) -> None:
+        if self._shown:
+            self._stream.write(f"\r{line}\x1b[K")
+            self._stream.flush()

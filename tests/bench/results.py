@@ -1,4 +1,4 @@
-"""results - all that one run of the tool found, as a tree of plain values for JSON"""
+"""results - everything that one run of the tool measured, as a tree of plain values for JSON."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.growth import GrowthRow
-from bench.measure import Figures, median_of, medians, quotient, ratios
-from bench.rounds import Row
+from bench.figures import Figures, median_of, medians, quotient, ratios
+from bench.runs import GrowthRow, LoadRow
 from bench.scenes import SceneRow
-from bench.server import Server
+from bench.servers import Server
+from tlsmgr import __version__
 
 
 @dataclass(frozen=True)
 class ServerNote:
-    """A server after the loads: bytes of PSS of each process, and what it logged of trouble."""
+    """A server after the loads: PSS of each process in bytes, and warnings that it logged."""
 
     name: str
     file_system: str
@@ -27,7 +27,7 @@ class ServerNote:
 
 @dataclass
 class Results:
-    """Filled as the run goes on, so that a run that was cut short still has something to show.
+    """The rows, which are filled during the run: a run that was cut short has results too.
 
     `bases` are the servers that the others are compared with.
     """
@@ -35,31 +35,31 @@ class Results:
     bases: Sequence[str]
     settings: dict[str, Any]
     servers: list[ServerNote] = field(default_factory=list)
-    loads: list[Row] = field(default_factory=list)
+    loads: list[LoadRow] = field(default_factory=list)
     scenes: list[SceneRow] = field(default_factory=list)
     growth: list[GrowthRow] = field(default_factory=list)
 
     def note(self, servers: Sequence[Server]) -> None:
-        """Remember what there is to say about the servers themselves."""
+        """Record memory and complaints of the servers."""
         self.servers += [
             ServerNote(s.name, s.file_system(), s.memory(), s.complaints()) for s in servers
         ]
 
-    def undisturbed(self) -> list[Figures]:
-        """Of every run in which nothing but one server and its generators should have worked."""
-        rounds = [row.rounds for row in self.loads] + [row.rounds for row in self.growth]
-        rounds += [row.quiet for row in self.scenes]
-        return [each for runs in rounds for each in runs]
+    def quiet_runs(self) -> dict[str, list[Figures]]:
+        """Return, by row, the runs in which only the server and its generators should work."""
+        return self._main_runs() | {f"{r.scene} {r.server}, quiet": r.quiet for r in self.scenes}
 
     def faults(self) -> list[str]:
-        """What makes figures of the loads and of growth worthless."""
-        rows = [(f"{r.load} {r.connections}", r.server, r.rounds) for r in self.loads]
-        rows += [(f"{r.entries} entries", r.server, r.rounds) for r in self.growth]
-        found = ((what, server, each.fault) for what, server, runs in rows for each in runs)
-        return sorted({f"{what} {server}: {fault}" for what, server, fault in found if fault})
+        """Return what makes figures of the loads and of growth invalid."""
+        faults = ((row, each.fault) for row, runs in self._main_runs().items() for each in runs)
+        return sorted({f"{row}: {fault}" for row, fault in faults if fault})
 
-    def load_ratios(self, row: Row) -> dict[str, dict[str, float | None]]:
-        """By base: the row's metrics in parts of the base's."""
+    def _main_runs(self) -> dict[str, list[Figures]]:
+        rows = {f"{r.load} {r.connections} {r.server}": r.rounds for r in self.loads}
+        return rows | {f"{r.entries} entries {r.server}": r.rounds for r in self.growth}
+
+    def load_ratios(self, row: LoadRow) -> dict[str, dict[str, float | None]]:
+        """Return, for each base, the row's metrics relative to the base's."""
         bases = {
             base.server: base.rounds
             for base in self.loads
@@ -68,8 +68,9 @@ class Results:
         return {name: ratios(row.rounds, bases[name]) for name in self.bases if name in bases}
 
     def tree(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Return everything for JSON."""
         return {
+            "version": __version__,
             "machine": machine(),
             "settings": self.settings,
             "bases": list(self.bases),
@@ -80,7 +81,7 @@ class Results:
             "faults": self.faults(),
         }
 
-    def _load_tree(self, row: Row) -> dict[str, Any]:
+    def _load_tree(self, row: LoadRow) -> dict[str, Any]:
         return {
             "load": row.load,
             "connections": row.connections,
@@ -92,18 +93,18 @@ class Results:
 
 
 def tail_ratio(row: SceneRow) -> float | None:
-    """The 99th percentile of a scene in parts of the quiet server's: the median over rounds."""
+    """Return the 99th percentile relative to the quiet server's: the median over the rounds."""
     pairs = zip(row.disturbed, row.quiet)
     return median_of([quotient(scene.p99, quiet.p99) for scene, quiet in pairs])
 
 
 def longest(rounds: Sequence[Figures]) -> float | None:
-    """The longest latency of all rounds, in microseconds."""
+    """Return the longest latency of all rounds in microseconds."""
     return max((each.longest for each in rounds if each.longest is not None), default=None)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return what the figures depend on."""
     return {
         "cpus": os.cpu_count(),
         "kernel": platform.release(),

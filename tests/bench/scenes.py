@@ -1,8 +1,13 @@
-"""scenes - how the seed load fares while something else goes on: the 99th percentile tells
+"""scenes - the seed load while something else goes on: its 99th percentile is compared.
 
-Each scene is compared with the quiet server, right before it and in each round, with 64 clients.
-What a server cannot undergo is left out: only workers of a server that was started here are killed.
-The scene that takes minutes is in ``sweep``.
+Each round measures the quiet server, then the scene, with 64 clients. Workers are killed only in
+servers that were started here; other servers are left out of that scene.
+
+The sweep scene takes minutes. Sessions live 120 seconds, the shortest time that a tlsmgr accepts,
+and it sweeps at its start and every 120 seconds from then on (Postfix tlsmgr.c). All sessions that
+are stored in the first two minutes have expired at 240 seconds, and none that are stored later. One
+server after the other is started for this, filled twice, and watched during its third sweep. A
+server that cannot be filled in time is left out with a warning.
 """
 
 from __future__ import annotations
@@ -10,19 +15,22 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import psutil
 
-from bench.bench import Bench
-from bench.measure import Figures, measure
-from bench.server import Server
+from bench.figures import Figures, measure
+from bench.runs import Bench
+from bench.servers import Server, ServerSpec, started
+from tlsmgr.log import Fatal, warning
 
 CLIENTS = 64
 STALLED = 100
 UPDATERS = 8
-KILL_INTERVAL = 1.0  # seconds
+FIRST_KILL, KILL_INTERVAL = 0.5, 1.0  # seconds
 HALVES = (b"r", b"request\0se", b"request\0update\0cache_type\0smtp\0cache_id\0x\0session\0QUJD")
 
 
@@ -37,12 +45,12 @@ class SceneRow(NamedTuple):
 
 @contextlib.contextmanager
 def stalled(bench: Bench, server: Server) -> Iterator[None]:
-    """Clients that have sent a part of a request."""
+    """Keep clients connected that have sent a part of a request."""
     with contextlib.ExitStack() as stack:
         for i in range(STALLED):
             client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             client.settimeout(1.0)
-            with contextlib.suppress(OSError):  # stock takes no more clients after the first few
+            with contextlib.suppress(OSError):  # stock accepts only the first few
                 client.connect(server.socket)
                 client.send(HALVES[i % len(HALVES)])
         yield
@@ -50,7 +58,7 @@ def stalled(bench: Bench, server: Server) -> Iterator[None]:
 
 @contextlib.contextmanager
 def updating(bench: Bench, server: Server) -> Iterator[None]:
-    """Clients that do nothing but update."""
+    """Run more clients, which only update."""
     with bench.generators(server, "update", UPDATERS, seconds=bench.seconds + 1) as generators:
         generators.go()
         yield
@@ -58,7 +66,7 @@ def updating(bench: Bench, server: Server) -> Iterator[None]:
 
 @contextlib.contextmanager
 def killing(bench: Bench, server: Server) -> Iterator[None]:
-    """A worker is killed now and then."""
+    """Kill a worker every second."""
     end = threading.Event()
     killer = threading.Thread(target=_kill_workers, args=(server, end))
     killer.start()
@@ -70,31 +78,32 @@ def killing(bench: Bench, server: Server) -> Iterator[None]:
 
 
 def _kill_workers(server: Server, end: threading.Event) -> None:
-    while not end.wait(KILL_INTERVAL / 2):
+    pause = FIRST_KILL
+    while not end.wait(pause):
         with contextlib.suppress(psutil.NoSuchProcess):
             if workers := server.workers():
                 workers[0].kill()  # the oldest
-        end.wait(KILL_INTERVAL / 2)
+        pause = KILL_INTERVAL
 
 
 class Scene(NamedTuple):
-    """What goes on meanwhile."""
+    """What goes on during the seed load."""
 
     meanwhile: Callable[[Bench, Server], contextlib.AbstractContextManager[None]]
-    least: float  # seconds, for enough to happen
+    least: float  # seconds that it must last
     purpose: str
 
 
 SCENES: Mapping[str, Scene] = {
     "stall": Scene(stalled, 1.2, f"{STALLED} clients stop in the middle of a request"),
-    "updates": Scene(updating, 0.0, f"{UPDATERS} more clients update flat out"),
-    "kill": Scene(killing, 1.7, "a worker is killed every second"),
+    "updates": Scene(updating, 0.0, f"{UPDATERS} more clients send nothing but updates"),
+    "kill": Scene(killing, FIRST_KILL + 0.4, "a worker is killed every second"),
 }
-SWEEP = {"sweep": "200,000 sessions are swept and half of them expire; takes 5 minutes a server"}
+SWEEP = {"sweep": "200,000 sessions are swept and half of them expire; 5 minutes per server"}
 
 
 def scene_rows(servers: Sequence[Server], scenes: Sequence[str]) -> list[SceneRow]:
-    """A row for each measurement, without figures."""
+    """Return a row for each measurement, without figures."""
     return [
         SceneRow(scene, server.name, [], [])
         for scene in scenes
@@ -104,24 +113,50 @@ def scene_rows(servers: Sequence[Server], scenes: Sequence[str]) -> list[SceneRo
 
 
 def run_scenes(bench: Bench, servers: Sequence[Server], rows: Sequence[SceneRow]) -> None:
-    """Run them, all servers in turn, several rounds."""
+    """Run all rows, round by round."""
     by_name = {server.name: server for server in servers}
     for _ in range(bench.rounds):
         for row in rows:
             bench.tick(f"{row.scene} {row.server}")
-            server = by_name[row.server]
-            scene = SCENES[row.scene]
+            server, scene = by_name[row.server], SCENES[row.scene]
+            row.quiet.append(bench.run(server, "seed", CLIENTS))
             seconds = max(bench.seconds, scene.least)
-            row.quiet.append(seeds(bench, server, seconds))
-            row.disturbed.append(seeds(bench, server, seconds, scene.meanwhile(bench, server)))
+            generators = bench.generators(server, "seed", CLIENTS, seconds=seconds)
+            row.disturbed.append(measure(generators, server, scene.meanwhile(bench, server)))
 
 
-def seeds(
-    bench: Bench,
-    server: Server,
-    seconds: float,
-    meanwhile: contextlib.AbstractContextManager[None] | None = None,
-) -> Figures:
-    """The figures of the seed load."""
-    generators = bench.generators(server, "seed", CLIENTS, seconds=seconds)
-    return measure(generators, server, meanwhile)
+# The sweep.
+
+HALF = 100_000
+LIFE = 120.0  # seconds
+MARGIN = 3.0  # seconds: clocks of whole seconds, and the time that a start takes
+LENGTH = 8.0  # seconds to watch; the sweep takes longer
+SWEEP_PARAMETERS = {"smtp_tls_session_cache_timeout": f"{LIFE:.0f}s"}
+OUR_SWEEP_OPTIONS = ("smtp_tls_session_cache_size_limit=2147483648",)
+
+
+def run_sweep(bench: Bench, names: Sequence[str], spec: ServerSpec) -> Iterator[SceneRow]:
+    """Run the sweep scene on each of these servers."""
+    options = (*OUR_SWEEP_OPTIONS, *spec.options)
+    spec = replace(spec, parameters=SWEEP_PARAMETERS, options=options)
+    for name in names:
+        with started([name], spec) as [server]:
+            try:
+                yield _watch_sweep(bench, server, time.monotonic())
+            except Fatal as error:
+                warning(f"no sweep scene: {error.text}")
+
+
+def _watch_sweep(bench: Bench, server: Server, start: float) -> SceneRow:
+    bench.tick(f"sweep {server.name}, 4 minutes")
+    bench.fill(server, range(HALF), LIFE - 2 * MARGIN)
+    _sleep_until(start + LIFE + MARGIN)
+    bench.fill(server, range(HALF, 2 * HALF), LIFE - 3 * MARGIN - bench.seconds)
+    quiet = measure(bench.generators(server, "seed", CLIENTS), server)
+    _sleep_until(start + 2 * LIFE)
+    watched = measure(bench.generators(server, "seed", CLIENTS, seconds=LENGTH), server)
+    return SceneRow("sweep", server.name, [quiet], [watched])
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))

@@ -5,22 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 from support.cache_files import empty_all_branches
 from support.daemon_clients import serve_on
 from support.daemon_process import Daemon, MakeDaemon, wait_for
-from support.raw_client import NO_SESSION, OK, Connection, data_of, found, lookup, seed, update
+from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
 
 
 def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
     """The file is made anew, those who knew the old one go, and sessions are kept again."""
     numbers = iter(range(1_000_000))
     wait_for(
-        lambda: serve_on(daemon, next(numbers)) and "made anew" in daemon.log(),
+        lambda: serve_on(daemon, next(numbers)) and "recreated empty" in daemon.log(),
         "a new file",
     )
     wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")
@@ -50,8 +51,26 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_the_service_goes_on_and_the_file_heals(daemon: Daemon, damage: str) -> None:
+class Damaged(NamedTuple):
+    """A daemon whose smtp cache file is damaged, and its workers before that."""
+
+    daemon: Daemon
+    workers: list[psutil.Process]
+
+
+@pytest.fixture(scope="module")
+def damaged() -> Iterator[dict[str, Damaged]]:
+    """A daemon for each damage, all at once: each takes a second until it looks at its files."""
+    with contextlib.ExitStack() as stack:
+        daemons = {damage: Daemon("tlsmgr_worker_processes=2") for damage in DAMAGE}
+        for daemon in daemons.values():
+            stack.callback(daemon.clean_up)
+            daemon.launch()
+        yield {damage: fill_and_damage(daemon, damage) for damage, daemon in daemons.items()}
+
+
+def fill_and_damage(daemon: Daemon, damage: str) -> Damaged:
+    daemon.wait_until_ready()
     path = daemon.directory / "smtp_scache.sessions"
     with Connection(daemon.socket_path) as connection:
         for number in range(2000):
@@ -62,12 +81,20 @@ def test_the_service_goes_on_and_the_file_heals(daemon: Daemon, damage: str) -> 
     with Connection(daemon.socket_path) as connection, contextlib.suppress(EOFError, OSError):
         for number in range(0, 2000, 50):
             connection.ask(lookup(b"smtp", b"old %d" % number))
+    return Damaged(daemon, workers)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_service_goes_on_and_the_file_heals(damaged: dict[str, Damaged], damage: str) -> None:
+    daemon, workers = damaged[damage]
     serve_until_it_heals(daemon, workers)
+    path = daemon.directory / "smtp_scache.sessions"
     assert path.stat().st_mode & 0o7777 == 0o600
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(lookup(b"smtp", b"old 7")) == NO_SESSION
         if damage in ("removed", "renamed"):
             assert connection.ask(lookup(b"smtpd", b"other")) == found(b"session")
+    assert daemon.stop() == 0
 
 
 def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
@@ -80,8 +107,10 @@ def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"id", b"of smtp")) == OK
         assert connection.ask(update(b"smtpd", b"id", b"of smtpd")) == OK
+        workers = daemon.workers()
         (daemon.directory / "lmtp_scache.sessions").unlink()
         daemon.wait_for_log("lmtp_scache.sessions was damaged or removed")
+        wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(lookup(b"smtp", b"id")) == found(b"of smtp")
         assert connection.ask(lookup(b"smtpd", b"id")) == found(b"of smtpd")
@@ -118,7 +147,7 @@ def test_a_second_daemon_on_the_same_state_does_no_harm(make_daemon: MakeDaemon)
                 contextlib.suppress(OSError),
                 Connection(str(first.state / "second")) as connection,
             ):
-                assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+                expect_seed(connection, 8)
                 assert connection.ask(update(b"smtp", b"second %d" % number, b"its own")) == OK
                 assert connection.ask(lookup(b"smtp", b"id 1")) == NO_SESSION
         check(number)
@@ -146,7 +175,7 @@ def test_a_directory_that_is_gone(make_daemon: MakeDaemon, tmp_path: Path) -> No
     deaths = 0
     for number in range(100):
         with Connection(daemon.socket_path) as connection:
-            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            expect_seed(connection, 8)
             assert connection.ask(update(b"smtp", b"%d" % number, b"session")) == OK
         if number % 30 == 15:
             victim = daemon.workers()[0]

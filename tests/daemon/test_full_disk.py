@@ -10,7 +10,7 @@ import pytest
 from support.cache_files import MIB, CacheFiles, in_child
 from support.daemon_clients import serve_on
 from support.daemon_process import MakeDaemon, wait_for
-from support.raw_client import NO_SESSION, OK, Connection, data_of, found, lookup, seed, update
+from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
 from support.small_disks import fill_up
 
 from tlsmgr.sessions.cache import Change
@@ -30,7 +30,7 @@ def test_a_full_disk(make_daemon: MakeDaemon, small_disk: Path) -> None:
             assert connection.ask(update(b"smtp", b"id %d" % number, session)) == OK
         for number in range(20):
             assert connection.ask(update(b"smtpd", b"large %d" % number, bytes(500_000))) == OK
-        assert len(data_of(connection.ask(seed(32)), b"seed")) == 32
+        expect_seed(connection, 32)
         for number in range(3000):
             assert connection.ask(lookup(b"smtp", b"id %d" % number)) in (
                 found(session),
@@ -49,7 +49,7 @@ def test_a_full_disk(make_daemon: MakeDaemon, small_disk: Path) -> None:
         assert connection.ask(lookup(b"smtp", b"new 499")) == found(session)
         assert connection.ask(lookup(b"smtp", b"new 0")) == found(session)
     assert daemon.workers() == workers, "no worker was lost"
-    assert "made anew" not in daemon.log()
+    assert "recreated" not in daemon.log()
 
 
 def test_on_a_full_disk_the_oldest_go(small_disk: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.live_processes import descriptors_of
 from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
 from support.raw_client import (
     OK,
@@ -36,11 +37,6 @@ def status(pid: int, field: str) -> list[int]:
     text = Path(f"/proc/{pid}/status").read_text()
     (line,) = re.findall(rf"^{field}:(.*)$", text, re.MULTILINE)
     return [int(word) for word in line.split()]
-
-
-def links(pid: int) -> dict[int, str]:
-    """What a process's descriptors stand for."""
-    return {int(p.name): os.readlink(p) for p in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 # Who they are, and where.
@@ -96,9 +92,9 @@ def test_files_belong_to_mail_owner(way: tuple[str, ...], stock: bool) -> None:
 def test_a_worker_holds_its_heritage_and_nothing_else(way: tuple[str, ...]) -> None:
     with child_in(way) as child:
         child.wait_until_ready()
-        parents = links(child.pid)
+        parents = descriptors_of(child.pid)
         for worker in child.workers():
-            mine = links(worker.pid)
+            mine = descriptors_of(worker.pid)
             assert {fd: mine.pop(fd) for fd in (0, 1, 2)} == {fd: parents[fd] for fd in (0, 1, 2)}
             kinds = sorted({kind_of(link, child, parents) for link in mine.values()})
             assert kinds == ["epoll", "listener", "log", "pipe", "smtp cache", "smtpd cache"]

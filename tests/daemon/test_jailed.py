@@ -18,9 +18,9 @@ from support.raw_client import (
     OK,
     Connection,
     data_of,
+    expect_seed,
     found,
     lookup,
-    seed,
     tktkey,
     update,
 )
@@ -59,7 +59,7 @@ from tlsmgr.config import caches
 caches.SHORTEST_TIMEOUT = 1
 """
 FAULTS = """
-from tlsmgr.processes.janitor import StaleReaders
+from tlsmgr.sessions.sweep import Sweep
 from tlsmgr.sessions.cache import SessionCache
 
 lookup = SessionCache.lookup
@@ -70,7 +70,8 @@ def faulty_lookup(cache, cache_id, now):
     return lookup(cache, cache_id, now)
 
 SessionCache.lookup = faulty_lookup
-StaleReaders.run = lambda job, now: now.fault
+run = Sweep.run
+Sweep.run = lambda job, now: now.fault if job._rules.cache_type == "smtpd" else run(job, now)
 """
 
 
@@ -85,7 +86,7 @@ def test_requests(jailed: MasterChild) -> None:
         assert connection.ask(update(b"smtpd", b"id", b"session")) == OK
         assert connection.ask(lookup(b"smtpd", b"id")) == found(b"session")
         assert connection.ask(lookup(b"smtp", b"id")) == NO_SESSION
-        assert len(data_of(connection.ask(seed(255)), b"seed")) == 255
+        expect_seed(connection, 255)
         assert len(data_of(connection.ask(tktkey()), b"keybuf")) == 88
 
 
@@ -111,7 +112,7 @@ def test_a_cache_file_that_is_removed_is_made_anew(jailed: MasterChild) -> None:
     with Connection(str(jailed.socket)) as connection:
         assert connection.ask(update(b"smtpd", b"old", b"session")) == OK
         path.unlink()
-        jailed.wait_log(r"warning: smtpd_scache\.sessions was damaged or removed and is made anew")
+        jailed.wait_log(r"warning: smtpd_scache\.sessions was damaged or removed: recreated empty")
         assert connection.read_to_end() == b""
     with Connection(str(jailed.socket)) as connection:
         assert connection.ask(lookup(b"smtpd", b"old")) == NO_SESSION
@@ -174,7 +175,7 @@ def test_a_defect_in_a_worker_is_a_traceback_in_the_log(jailed: MasterChild) -> 
 
 def test_a_defect_in_a_job_is_a_traceback_in_the_log(jailed: MasterChild) -> None:
     """The parent goes on."""
-    jailed.wait_log("error: maintenance job stale readers failed")
+    jailed.wait_log("error: maintenance job smtpd cache sweep failed")
     jailed.wait_log("panic: AttributeError: 'float' object has no attribute 'fault'")
     jailed.wait_log(r"panic:   \S+/prelude\.py:\d+ in <lambda>$")
 

@@ -15,14 +15,14 @@ from support.raw_client import (
     NO_SESSION,
     NOT_FOUND,
     OK,
-    REFUSED_POLICY,
     Connection,
     data_of,
     delete,
+    expect_seed,
     found,
     lookup,
     policy,
-    seed,
+    policy_is,
     tktkey,
     update,
 )
@@ -69,8 +69,8 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
             requests.append(lookup(b"smtp", cache_id))
             replies.append(found(sessions[cache_id]) if cache_id in sessions else NO_SESSION)
         else:
-            requests.append(policy(b"bogus"))
-            replies.append(REFUSED_POLICY)
+            requests.append(policy(b"smtp"))
+            replies.append(policy_is(1, 3600))
     with Connection(daemon.socket_path) as connection:
         sender = threading.Thread(target=connection.send, args=(b"".join(requests),))
         sender.start()
@@ -95,7 +95,7 @@ def test_a_thousand_idle_and_a_hundred_stalled_clients_delay_nobody(
         busy = [stack.enter_context(Connection(daemon.socket_path)) for _ in range(8)]
         for _ in range(50):
             for client in busy:
-                assert len(data_of(client.ask(seed(32)), b"seed")) == 32
+                expect_seed(client, 32)
                 assert client.ask(update(b"smtp", b"busy", b"session")) == OK
                 assert client.ask(lookup(b"smtp", b"busy")) == found(b"session")
         for number, client in enumerate(stalled):
@@ -116,7 +116,7 @@ def test_slow_readers_of_large_replies_delay_nobody(daemon: Daemon) -> None:
         for client in slow:
             client.send(lookup(b"smtp", b"large") * 3)
         for _ in range(100):
-            assert len(data_of(quick.ask(seed(32)), b"seed")) == 32
+            expect_seed(quick, 32)
             assert quick.ask(update(b"smtp", b"small", b"session")) == OK
         for client in slow:
             for _ in range(3):
@@ -159,7 +159,7 @@ def test_connection_that_a_stopped_worker_was_told_of(make_daemon: MakeDaemon) -
             victim.send_signal(signal.SIGSTOP)
             try:
                 with Connection(daemon.socket_path) as connection:
-                    assert len(data_of(connection.ask(seed(32)), b"seed")) == 32
+                    expect_seed(connection, 32)
             finally:
                 victim.send_signal(signal.SIGCONT)
     finally:

@@ -90,7 +90,7 @@ def check_that_updates_survive_kills(make_daemon: MakeDaemon, count: int, pause:
         replies = send_all(connection, [lookup(b"smtp", cache_id) for cache_id in ids])
         lost = [i for i, reply in zip(ids, replies) if reply != found(acknowledged[i])]
     assert lost == []
-    assert "made anew" not in daemon.log()
+    assert "recreated" not in daemon.log()
 
 
 def test_acknowledged_updates_survive_kills_of_workers(make_daemon: MakeDaemon) -> None:

@@ -13,8 +13,8 @@ from support.raw_client import (
     BAD_REQUEST,
     OK,
     Connection,
-    data_of,
     delete,
+    expect_seed,
     found,
     lookup,
     policy,
@@ -93,7 +93,7 @@ def check_that_garbage_is_survived(daemon: Daemon, count: int) -> None:
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"afterwards", b"session")) == OK
         assert connection.ask(lookup(b"smtp", b"afterwards")) == found(b"session")
-        assert len(data_of(connection.ask(seed(32)), b"seed")) == 32
+        expect_seed(connection, 32)
 
 
 def test_garbage(daemon: Daemon) -> None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import psutil
+from support.live_processes import descriptors_of
 from support.master_child import AVAIL, BOTH, NEEDS_POSTFIX, PATIENCE, TAKEN, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import Connection, policy, policy_is, seed
@@ -133,7 +134,7 @@ def test_descriptors_of_the_parent() -> None:
     """Of master's: streams, status channel, listen socket. Not the flow-control pipe."""
     with MasterChild() as child:
         child.wait_until_ready()
-        links = {int(p.name): os.readlink(p) for p in Path(f"/proc/{child.pid}/fd").iterdir()}
+        links = descriptors_of(child.pid)
         assert links[0] == "/dev/null"
         assert links[1] == str(child.directory / "stdout")
         assert links[2] == str(child.directory / "stderr")

@@ -85,7 +85,7 @@ def test_sigterm_is_an_orderly_end(whom: str) -> None:
 def test_workers_end_with_a_killed_parent() -> None:
     with MasterChild() as child, Connection(str(child.socket)) as connection:
         child.wait_until_ready()
-        wait_until(lambda: len(child.group()) == 3, PATIENCE)  # the first sweep is over
+        wait_until(lambda: len(child.group()) == 4, PATIENCE)  # parent, janitor, two workers
         began = time.monotonic()
         os.kill(child.pid, signal.SIGKILL)
         assert connection.read_to_end() == b""
@@ -96,9 +96,9 @@ def test_workers_end_with_a_killed_parent() -> None:
 
 STUCK = """
 import time
-from tlsmgr.processes.janitor import StaleReaders
+from tlsmgr.processes.children import Children
 
-StaleReaders.run = lambda self, now: time.sleep(600)
+Children.judge = lambda self, now: time.sleep(600)
 """
 
 

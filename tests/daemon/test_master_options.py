@@ -11,6 +11,7 @@ import pty
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
@@ -47,7 +48,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         (*UNIX, "-o", "smtp_tls_session_cache_database = $smtpd_tls_session_cache_database"),
         "do not use the same TLS cache file btree:DATA/smtpd_scache for smtpd and smtp",
     ),
-    # Of two mistakes, the one that is told is the one that is looked at first.
+    # Of two mistakes, the one that is checked first is logged.
     "option, owner": (("-q", "-o", "mail_owner=nosuch"), "invalid option: q"),
     "owner, limit": (
         ("-o", "mail_owner=nosuch"),
@@ -75,27 +76,56 @@ ELSEWHERE: dict[str, tuple[tuple[str, ...], str]] = {  # there is no log to be f
 }
 
 
+TERMINAL = -1  # stands for the descriptor of one
+
+SPECIAL: dict[str, dict[str, Any]] = {  # each has its own test
+    "no main.cf": {"options": UNIX, "environment": {"MAIL_CONFIG": "/nonexistent"}},
+    "option, -V": {"options": ("-V", "-x")},
+    "sockets, -V": {"options": ("-V", "-s", "0", *UNIX)},
+    "main.cf, -V": {"arguments": ["-V", "-o", "ipc_timeout=x"]},
+    "by hand": {"options": UNIX, "stdin": TERMINAL},
+    "by hand, no master": {"options": (), "stdin": TERMINAL},
+}
+OURS_ALONE: dict[str, dict[str, Any]] = {"no option": {"arguments": ["hello"]}}
+
+Refused = dict[tuple[bool, str], MasterChild]
+"""By whether it is stock's, and the case."""
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[int]:
+    """The descriptor of a terminal."""
+    ours, theirs = pty.openpty()
+    try:
+        yield theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 @pytest.fixture(scope="module")
-def refused() -> Iterator[dict[tuple[bool, str], MasterChild]]:
-    """All that are refused, at once, as each of them sleeps for a second before it ends."""
-    with contextlib.ExitStack() as stack:
-        yield {
-            (stock, case): stack.enter_context(
-                MasterChild(stock=stock, options=options, environment=environment_of(case))
-            )
-            for stock in (True, False)
-            for case, (options, _) in {**REFUSED, **GENERATIONS, **ELSEWHERE}.items()
-        }
-
-
-def environment_of(case: str) -> dict[str, str]:
-    """With the generation that the case is about."""
-    return {"GENERATION": case.partition(" ")[2]} if case in GENERATIONS else {}
+def refused() -> Iterator[Refused]:
+    """All children that are refused, at once: each of them sleeps for a second before it ends."""
+    cases: dict[str, dict[str, Any]] = {
+        case: {"options": options} for case, (options, _) in {**REFUSED, **ELSEWHERE}.items()
+    }
+    for case, (options, _) in GENERATIONS.items():
+        generation = {"GENERATION": case.partition(" ")[2]}
+        cases[case] = {"options": options, "environment": generation}
+    starts = [(stock, case, cases[case]) for stock in (True, False) for case in cases]
+    starts += [(stock, case, SPECIAL[case]) for stock in (True, False) for case in SPECIAL]
+    starts += [(False, case, OURS_ALONE[case]) for case in OURS_ALONE]
+    with terminal() as tty, contextlib.ExitStack() as stack:
+        children = {}
+        for stock, case, settings in starts:
+            given = {**settings, "stdin": tty} if "stdin" in settings else settings
+            children[stock, case] = stack.enter_context(MasterChild(stock=stock, **given))
+        yield children
 
 
 @BOTH
 @pytest.mark.parametrize("case", [*REFUSED, *GENERATIONS, *ELSEWHERE])
-def test_refused(refused: dict[tuple[bool, str], MasterChild], stock: bool, case: str) -> None:
+def test_refused(refused: Refused, stock: bool, case: str) -> None:
     child = refused[stock, case]
     _, text = {**REFUSED, **GENERATIONS, **ELSEWHERE}[case]
     text = text.replace("DATA", str(child.data)).replace("CONFIG", str(child.config))
@@ -105,14 +135,10 @@ def test_refused(refused: dict[tuple[bool, str], MasterChild], stock: bool, case
 
 
 @BOTH
-def test_no_main_cf(stock: bool) -> None:
-    with MasterChild(
-        stock=stock, options=UNIX, environment={"MAIL_CONFIG": "/nonexistent"}
-    ) as child:
-        assert child.wait(PATIENCE) == 1
-        assert child.texts("fatal") == [
-            "fatal: open /nonexistent/main.cf: No such file or directory"
-        ]
+def test_no_main_cf(refused: Refused, stock: bool) -> None:
+    child = refused[stock, "no main.cf"]
+    assert child.wait(PATIENCE) == 1
+    assert child.texts("fatal") == ["fatal: open /nonexistent/main.cf: No such file or directory"]
 
 
 @BOTH
@@ -126,57 +152,53 @@ def test_a_pause_before_a_refusal_ends(stock: bool) -> None:
 
 @BOTH
 @pytest.mark.parametrize(
-    ("options", "text"),
+    ("case", "text"),
     [
-        (("-V", "-x"), "invalid option: x"),
-        (("-V", "-s", "0", *UNIX), "invalid socket_count: 0"),
+        ("option, -V", "invalid option: x"),
+        ("sockets, -V", "invalid socket_count: 0"),
     ],
 )
-def test_a_refusal_is_told_on_standard_error(
-    stock: bool, options: tuple[str, ...], text: str
+def test_a_refusal_goes_to_standard_error(
+    refused: Refused, stock: bool, case: str, text: str
 ) -> None:
-    with MasterChild(stock=stock, options=options) as child:
-        assert child.wait(PATIENCE) == 1
-        assert child.stderr().endswith(f"tlsmgr: fatal: {text}\n") or re.search(
-            rf"tlsmgr\[\d+\]: fatal: {text}\n$", child.stderr()
-        )
+    child = refused[stock, case]
+    assert child.wait(PATIENCE) == 1
+    assert child.stderr().endswith(f"tlsmgr: fatal: {text}\n") or re.search(
+        rf"tlsmgr\[\d+\]: fatal: {text}\n$", child.stderr()
+    )
 
 
-def test_words_that_are_no_options() -> None:
+@BOTH
+def test_errors_of_main_cf_on_standard_error_as_well(refused: Refused, stock: bool) -> None:
+    child = refused[stock, "main.cf, -V"]
+    assert child.wait(PATIENCE) == 1
+    assert child.stderr().endswith("fatal: parameter ipc_timeout: bad time value or unit: x\n")
+
+
+def test_arguments_that_are_no_options(refused: Refused) -> None:
     """Stock starts, and dies of every request."""
-    with MasterChild(arguments=["hello"]) as child:
-        assert child.wait(PATIENCE) == 1
-        assert child.texts("fatal") == ["fatal: unexpected command-line argument: hello"]
+    child = refused[False, "no option"]
+    assert child.wait(PATIENCE) == 1
+    assert child.texts("fatal") == ["fatal: unexpected command-line argument: hello"]
 
 
 # A terminal.
 
 
-@contextlib.contextmanager
-def terminal() -> Iterator[int]:
-    """A descriptor of one."""
-    ours, theirs = pty.openpty()
-    try:
-        yield theirs
-    finally:
-        os.close(ours)
-        os.close(theirs)
+@BOTH
+def test_a_start_by_hand_is_refused(refused: Refused, stock: bool) -> None:
+    child = refused[stock, "by hand"]
+    assert child.wait(PATIENCE) == 1
+    assert child.stderr() == "tlsmgr: fatal: do not run this command by hand\n"
+    assert child.texts() == ["fatal: do not run this command by hand"]
 
 
 @BOTH
-def test_a_start_by_hand_is_refused(stock: bool) -> None:
-    with terminal() as tty, MasterChild(stock=stock, options=UNIX, stdin=tty) as child:
-        assert child.wait(PATIENCE) == 1
-        assert child.stderr() == "tlsmgr: fatal: do not run this command by hand\n"
-        assert child.texts() == ["fatal: do not run this command by hand"]
-
-
-@BOTH
-def test_a_start_by_hand_without_a_master(stock: bool) -> None:
+def test_a_start_by_hand_without_a_master(refused: Refused, stock: bool) -> None:
     """A person has no descriptors 5 and 6, and gives no options."""
-    with terminal() as tty, MasterChild(stock=stock, options=[], stdin=tty) as child:
-        assert child.wait(PATIENCE) == 1
-        assert child.stderr() == "tlsmgr: fatal: do not run this command by hand\n"
+    child = refused[stock, "by hand, no master"]
+    assert child.wait(PATIENCE) == 1
+    assert child.stderr() == "tlsmgr: fatal: do not run this command by hand\n"
 
 
 @BOTH
@@ -237,13 +259,6 @@ def test_log_to_standard_error_as_well(stock: bool) -> None:
         assert warning in child.texts()
         assert re.search(rf"tlsmgr(\[\d+\])?: {re.escape(warning)}\n", child.stderr())
         assert child.stop() == 0
-
-
-@BOTH
-def test_errors_of_main_cf_on_standard_error_as_well(stock: bool) -> None:
-    with MasterChild(stock=stock, arguments=["-V", "-o", "ipc_timeout=x"]) as child:
-        assert child.wait(PATIENCE) == 1
-        assert child.stderr().endswith("fatal: parameter ipc_timeout: bad time value or unit: x\n")
 
 
 @BOTH

@@ -26,6 +26,7 @@ from support.raw_client import (
     Connection,
     data_of,
     delete,
+    expect_seed,
     found,
     lookup,
     policy,
@@ -66,7 +67,7 @@ def test_one_client_in_mid_request_delays_nobody(make_daemon: MakeDaemon) -> Non
     with Connection(daemon.socket_path) as slow, Connection(daemon.socket_path) as quick:
         for start in range(0, len(request), 5):
             slow.send(request[start : start + 5])
-            assert len(data_of(quick.ask(seed(8)), b"seed")) == 8
+            expect_seed(quick, 8)
         assert slow.read_list() == OK
         assert quick.ask(lookup(b"smtp", b"slow")) == found(b"hello")
 
@@ -77,14 +78,14 @@ def test_one_client_with_many_requests_delays_nobody(make_daemon: MakeDaemon) ->
     (worker,) = daemon.workers()
     with Connection(daemon.socket_path) as greedy, Connection(daemon.socket_path) as modest:
         os.kill(worker.pid, signal.SIGSTOP)
-        greedy.send(policy(b"greedy") * 500)
+        greedy.send(policy(b"greedy") * 45)
         modest.send(policy(b"modest"))
         os.kill(worker.pid, signal.SIGCONT)
-        replies = [greedy.read_list() for _ in range(500)]
-        assert replies == [modest.read_list()] * 500
+        replies = [greedy.read_list() for _ in range(45)]
+        assert replies == [modest.read_list()] * 45
     words = re.findall('bogus cache type "(.*)" in', daemon.log())
-    assert sorted(words) == ["greedy"] * 500 + ["modest"]
-    assert words.index("modest") < 100
+    assert sorted(words) == ["greedy"] * 45 + ["modest"]
+    assert words.index("modest") < 40
 
 
 @pytest.mark.parametrize("seed_of_dice", range(20))
@@ -115,7 +116,7 @@ def test_many_requests_are_answered_in_order(recorded_daemon: Daemon, seed_of_di
 def test_seeds_differ(recorded_daemon: Daemon) -> None:
     with Connection(recorded_daemon.socket_path) as connection:
         for size in (1, 32, 255):
-            assert len(data_of(connection.ask(seed(size)), b"seed")) == size
+            expect_seed(connection, size)
         seeds = {data_of(connection.ask(seed(32)), b"seed") for _ in range(500)}
     assert len(seeds) == 500
 
@@ -179,7 +180,7 @@ def test_silence(make_daemon: MakeDaemon) -> None:
         half.send(b"request\0seed\0si")
         assert half.read_to_end() == b""
         assert "warning: timeout on tlsmgr socket" in daemon.lines()
-        assert not select.select([idle.socket], [], [], 2.5)[0]
+        assert not select.select([idle.socket], [], [], 1.5)[0], "silent for twice the limit"
         assert idle.ask(policy(b"smtp")) == policy_is(1, 3600)
 
 

@@ -16,8 +16,8 @@ from support.raw_client import (
     REFUSED_POLICY,
     REFUSED_SEED,
     Connection,
-    data_of,
     delete,
+    expect_seed,
     found,
     lookup,
     policy,
@@ -108,4 +108,4 @@ def test_a_peer_that_goes_away_disturbs_nobody(recorded_daemon: Daemon) -> None:
             connection = Connection(recorded_daemon.socket_path)
             connection.send(rest)
             connection.close()
-            assert len(data_of(stays.ask(seed(4)), b"seed")) == 4
+            expect_seed(stays, 4)

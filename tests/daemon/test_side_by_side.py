@@ -19,16 +19,21 @@ from support.raw_client import Connection, delete, lookup, policy, seed, tktkey,
 
 pytestmark = NEEDS_POSTFIX
 
+MOST_MISTAKES = 60
 RANDOM_REQUESTS = 1500
 TYPES = [b"smtp", b"smtpd", b"lmtp", b"SMTP", b""]
 IDS = [b"", b"id", b"smtp&example.com&", b"\xc3\xa9", b"{", *(b"id%d" % n for n in range(8))]
 SIZES = [0, 1, 2, 141, 1500, 8000, 66000]
 
 
+ALL_WARNINGS = "from tlsmgr.processes import worker\nworker.WARNING_BURST = 10**6"
+"""Stock logs each of them; ours is to log as many here."""
+
+
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[MasterChild, MasterChild]]:
     """Stock and ours, with the same main.cf but for the directories."""
-    with MasterChild(stock=True) as stock, MasterChild(stock=False) as ours:
+    with MasterChild(stock=True) as stock, MasterChild(prelude=ALL_WARNINGS) as ours:
         assert main_cf(stock) == main_cf(ours)
         yield stock, ours
 
@@ -99,6 +104,10 @@ def test_random_requests(pair: tuple[MasterChild, MasterChild]) -> None:
     connections = [[Connection(str(child.socket)) for _ in range(4)] for child in pair]
     for number in range(RANDOM_REQUESTS):
         request, which = random_request(dice), dice.randrange(4)
+        if number % MOST_MISTAKES == 0:  # ours disconnects a client that makes more
+            for each, child in zip(connections, pair):
+                each[number // MOST_MISTAKES % 4].close()
+                each[number // MOST_MISTAKES % 4] = Connection(str(child.socket))
         stock, ours = (comparable(each[which].ask(request)) for each in connections)
         assert ours == stock, (number, request[:200])
     for connection in (c for each in connections for c in each):

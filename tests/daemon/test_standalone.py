@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 from support.checkout import CHECKOUT
-from support.daemon_clients import ask
+from support.daemon_clients import accepts, ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.raw_client import data_of, policy, policy_is, seed
 from support.standalone_program import fatal_line, run
 
 from tlsmgr import standalone
-from tlsmgr.log import Fatal
 
 ROOT = CHECKOUT
 
@@ -201,7 +200,7 @@ def test_nobody_needs_to_read_the_path(idle: Daemon) -> None:
     )
     os.close(writer)
     path = str(idle.directory / "private" / "tlsmgr")
-    wait_for(lambda: os.path.lexists(path), "the socket")
+    wait_for(lambda: accepts(path), "the socket")
     assert len(data_of(ask(path, seed(5)), b"seed")) == 5
     assert process.poll() is None
     process.terminate()
@@ -229,23 +228,3 @@ def test_the_script(idle: Daemon) -> None:
             process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert not os.path.lexists(path)
-
-
-def test_a_pid_file_of_another_one_stays(tmp_path: Path) -> None:
-    path = tmp_path / "pid"
-    with standalone._pid_file(str(path)):
-        assert path.read_text() == f"{os.getpid()}\n"
-        path.write_text("1\n")
-    assert path.read_text() == "1\n"
-    with standalone._pid_file(str(path)):
-        assert path.read_text() == f"{os.getpid()}\n"
-    assert not path.exists()
-
-
-def test_a_pid_file_follows_no_link(tmp_path: Path) -> None:
-    target, path = tmp_path / "precious", tmp_path / "pid"
-    target.write_text("precious")
-    path.symlink_to(target)
-    with pytest.raises(Fatal, match="Too many levels of symbolic links"):
-        standalone._pid_file(str(path)).__enter__()
-    assert target.read_text() == "precious"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.daemon_clients import ask
-from support.daemon_process import Daemon, MakeDaemon, wait_for
-from support.raw_client import data_of, seed
+from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
+from support.raw_client import data_of, policy, policy_is, seed
 from support.standalone_program import fatal_line, run
 
 
@@ -51,6 +53,58 @@ def test_a_live_socket_is_refused(make_daemon: MakeDaemon) -> None:
     assert line == f"{first.socket_path} is in use: another tlsmgr serves there"
     assert len(data_of(ask(first.socket_path, seed(5)), b"seed")) == 5
     assert first.stop() == 0
+
+
+def test_a_second_daemon_with_the_data_directory_of_the_first_is_refused(
+    make_daemon: MakeDaemon,
+) -> None:
+    first = make_daemon("tlsmgr_worker_processes=1")
+    line = fatal_line(run(first, "--socket", str(first.state / "socket")))
+    assert line == (
+        f"another tlsmgr uses {first.directory}; -o data_directory=DIR gives this one its own"
+    )
+    assert not (first.state / "socket").exists()
+    other = f"data_directory={first.state}/other"
+    second = make_daemon(other, arguments=("--socket", str(first.state / "second")))
+    assert ask(second.socket_path, policy(b"smtp")) == policy_is(1, 3600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as a user who may not enter a directory")
+def test_a_directory_that_may_not_be_entered_is_one_line(idle: Daemon) -> None:
+    closed = idle.state / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "socket").write_text("")
+    idle.state.chmod(0o777)
+    become_nobody = "import os; os.setgid(65534); os.setuid(65534); "
+    serve = "import sys; from tlsmgr import standalone; sys.exit(standalone.main())"
+    result = subprocess.run(
+        [sys.executable, "-c", become_nobody + serve, "--socket", f"{closed}/socket"],
+        env={**idle.environment(), "XDG_STATE_HOME": str(idle.state / "nobodys")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert fatal_line(result) == f"cannot open directory {closed}: Permission denied"
+
+
+def test_the_memory_of_the_daemon_is_not_dumped(idle: Daemon) -> None:
+    """Not to a core file, nor to a debugger of the same user."""
+    sabotage = (
+        "import ctypes, sys, tlsmgr.daemon as d, tlsmgr.log as log\n"
+        "def report(*_):\n    dumpable = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)\n"
+        "    raise log.Fatal(f'dumpable {dumpable}')\n"
+        "d.serve = report\nfrom tlsmgr import standalone\nsys.exit(standalone.main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", sabotage],
+        env=idle.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert fatal_line(result) == "dumpable 0"
 
 
 def test_a_live_socket_with_a_full_backlog_is_refused(idle: Daemon) -> None:

@@ -215,7 +215,7 @@ def test_a_busy_reader_of_the_log_gets_every_line(tmp_path: Path) -> None:
         reader.bind(path)
 
         def read() -> None:
-            time.sleep(0.02)  # it is busy with other lines
+            time.sleep(0.01)  # it is busy with other lines, for a part of what a process may wait
             while line := reader.recv(1000):
                 lines.append(line)
 

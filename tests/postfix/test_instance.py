@@ -17,6 +17,7 @@ from support.checkout import CHECKOUT
 from support.postfix_instance import (
     PostfixInstance,
     StockTlsmgr,
+    need_postfix,
     postconf,
     postfix_missing,
     wait_until,
@@ -26,11 +27,6 @@ from support.postfix_sandbox import PostfixSandbox
 from tlsmgr.client import BadRequest, Client, Policy, TimedOut
 
 TESTS = CHECKOUT / "tests"
-
-
-def need_postfix(*map_types: str) -> None:
-    if reason := postfix_missing(*map_types):
-        pytest.skip(reason)
 
 
 def expect_nothing_left(system: PostfixSandbox) -> None:
@@ -188,7 +184,7 @@ def test_stock_ends_with_its_parent() -> None:
 def test_postfix_missing_tells_what(monkeypatch: pytest.MonkeyPatch) -> None:
     need_postfix()
     assert postfix_missing("nosuchtype", "btree") == "Postfix lacks the table type nosuchtype"
-    monkeypatch.setattr("bench.sandbox.ENVIRONMENT", {"PATH": "/nonexistent"})
+    monkeypatch.setattr("support.postfix_sandbox.ENVIRONMENT", {"PATH": "/nonexistent"})
     assert postfix_missing() == "Postfix is not installed"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert postfix_missing() == "a private Postfix needs root"

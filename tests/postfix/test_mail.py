@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.launcher import launcher
 from support.mail_traffic import UNWELCOME, deliveries_in_clear
-from support.postfix_instance import PostfixInstance, postfix_missing
+from support.postfix_instance import PostfixInstance, need_postfix
 
 CACHE_TYPES = ("btree", "hash", "lmdb")
 TICKET = r"Reusing old session \(RFC 5077 session ticket\)$"
@@ -42,12 +42,6 @@ def matrix() -> Iterator[object]:
         name = f"{cache_type}, {'jail, ' if chroot else ''}{kind}"
         marks = () if combination in USUAL else (pytest.mark.long,)
         yield pytest.param(*combination, id=name, marks=marks)
-
-
-def need_postfix(*map_types: str) -> None:
-    """Skip, and say why, where there can be none."""
-    if reason := postfix_missing(*map_types):
-        pytest.skip(reason)
 
 
 @pytest.mark.parametrize(("cache_type", "chroot", "kind"), list(matrix()))

@@ -13,7 +13,7 @@ from support.daemon_process import shared_memory_names, wait_for
 from support.launcher import launcher
 from support.live_processes import workers_of
 from support.mail_traffic import MAY, PATIENCE, SOON, Traffic, deliveries_in_clear
-from support.postfix_instance import PostfixInstance, postfix_missing
+from support.postfix_instance import PostfixInstance, need_postfix
 from support.postfix_sandbox import wait_until
 from support.raw_client import Connection, policy
 
@@ -27,8 +27,7 @@ SYSTEMS = [
 def postfix(request: pytest.FixtureRequest) -> Iterator[PostfixInstance]:
     """A system that would send in clear if TLS failed it, and that tries again soon."""
     cache_type, chroot = request.param
-    if reason := postfix_missing(cache_type):
-        pytest.skip(reason)
+    need_postfix(cache_type)
     quiet = {"smtp_tls_loglevel": "1", "smtpd_tls_loglevel": "1"}
     with (
         launcher() as path,

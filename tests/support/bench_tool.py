@@ -1,4 +1,4 @@
-"""The measuring tool, run as a program, and what it needs of the machine."""
+"""bench_tool - the measuring tool run as a program, for its own tests."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import build
-from bench.sandbox import postfix_missing
+from bench.drive import NO_COMPILER, compiler
 from support.checkout import CHECKOUT
 
+COMMAND = (sys.executable, "-m", "bench.main")
 PATIENCE = 100.0  # seconds for one run of the tool on a loaded machine
-QUICK = ("--seconds", "0.1", "--rounds", "2")
+QUICK = ("--seconds", "0.1", "--rounds", "2", "--repeats", "0")
+
+NEEDS_COMPILER = pytest.mark.skipif(compiler() is None, reason=NO_COMPILER)
 
 Json = dict[str, Any]
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The tool, to its end."""
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment of the tool."""
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), **more}
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the tool to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "bench.main", *arguments],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT / "tests"), **environment},
+        [*COMMAND, *arguments],
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
@@ -32,18 +39,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def measure(path: Path, *arguments: str, status: int = 0) -> Json:
-    """What the tool writes with --json."""
+    """Run the tool and return what it wrote with --json."""
     done = run(*arguments, "--json", str(path))
     assert done.returncode == status, done.stdout + done.stderr
     found: Json = json.loads(path.read_text())
     return found
-
-
-def need_compiler() -> None:
-    if build.compiler() is None:
-        pytest.skip("there is no C compiler")
-
-
-def need_postfix() -> None:
-    if reason := postfix_missing():
-        pytest.skip(reason)

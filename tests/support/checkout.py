@@ -1,4 +1,4 @@
-"""Where this checkout and the tests' data are."""
+"""checkout - the paths of this checkout and of the tests' data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a log tells of requests that can't be read: stock tlsmgr(8)'s words, and ours."""
+"""complaints - log texts about unreadable requests, the same for stock tlsmgr(8) and ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VALUE = "malformed {} data from tlsmgr socket while reading input attribute valu
 
 
 def end_of_input(data: bytes) -> str:
-    """For input that ends behind these bytes of a request."""
-    words = "premature end-of-input on" if data.endswith(b"\0") else "unexpected end-of-input from"
+    """Return the text for input that ends after these bytes of a request."""
+    start = "premature end-of-input on" if data.endswith(b"\0") else "unexpected end-of-input from"
     part = "value" if data.count(b"\0") % 2 else "name"
-    return f"{words} tlsmgr socket while reading input attribute {part}"
+    return f"{start} tlsmgr socket while reading input attribute {part}"

@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 
 from tlsmgr.config.accounts import check, look_up
-from tlsmgr.config.caches import cache_settings, session_timeout
+from tlsmgr.config.caches import cache_places, cache_settings, session_timeout
 from tlsmgr.config.load import load
-from tlsmgr.config.randomness import random_settings
-from tlsmgr.config.redirect import WritableDir
+from tlsmgr.config.redirect import WritableDir, exchange_path
 from tlsmgr.log import Fatal, printable
 
 STOCK_TLSMGR = "/usr/lib/postfix/sbin/tlsmgr"
@@ -55,8 +54,9 @@ def ours(path: Path, options: tuple[str, ...]) -> Outcome:
         conf = load(str(path), warnings.append, overrides=options)
         owner = check(conf, look_up(conf))
         writable = WritableDir(owner.name, owner.uid, conf.text("data_directory"))
-        random_settings(conf, writable, warnings.append)
-        cache_settings(conf, writable, warnings.append)
+        exchange_path(conf, writable, warnings.append)
+        settings = cache_settings(conf, warnings.append)
+        cache_places(conf, settings, writable, warnings.append)
     except Fatal as error:
         result = error.text
     else:

@@ -1,4 +1,4 @@
-"""Clients of a daemon under test, and what they must be answered."""
+"""daemon_clients - clients of a daemon under test, and the replies that they must get."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from support.raw_client import (
     NO_SESSION,
     OK,
     Connection,
-    data_of,
+    expect_seed,
     found,
     lookup,
     policy,
-    seed,
     update,
 )
 
@@ -22,20 +21,27 @@ WINDOW = 100  # requests in flight on one connection
 
 
 def ask(path: str, request: bytes) -> bytes:
-    """The reply to one request on a connection of its own."""
+    """Return the reply to a request on a connection of its own."""
     with Connection(path) as connection:
         return connection.ask(request)
 
 
+def accepts(path: str) -> bool:
+    """Return whether a server accepts connections at the socket."""
+    with contextlib.suppress(OSError), Connection(path):
+        return True
+    return False
+
+
 def ask_all(daemon: Daemon, connections: int = 20) -> None:
-    """New connections are answered."""
+    """Assert that requests on new connections are answered."""
     for _ in range(connections):
         with Connection(daemon.socket_path) as connection:
-            assert len(data_of(connection.ask(seed(16)), b"seed")) == 16
+            expect_seed(connection, 16)
 
 
 def send_all(connection: Connection, requests: list[bytes]) -> list[bytes]:
-    """Pipeline the requests, a window at a time; their replies."""
+    """Pipeline the requests, WINDOW at a time; return their replies."""
     replies = []
     for start in range(0, len(requests), WINDOW):
         window = requests[start : start + WINDOW]
@@ -45,15 +51,15 @@ def send_all(connection: Connection, requests: list[bytes]) -> list[bytes]:
 
 
 def serve_on(daemon: Daemon, number: int) -> bool:
-    """One of everything must be answered; returns whether sessions are kept.
+    """Assert that seed, policy, update and lookup are answered; return whether sessions are kept.
 
-    A worker that meets the damage may die, and take connections with it: that is tried again.
+    A worker that reads damaged data may die and close its connections; then it is tried again.
     """
     session = b"session %d" % number
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with contextlib.suppress(EOFError, OSError), Connection(daemon.socket_path) as connection:
-            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            expect_seed(connection, 8)
             assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
             assert connection.ask(update(b"smtp", b"id %d" % number, session)) == OK
             reply = connection.ask(lookup(b"smtp", b"id %d" % number))

@@ -1,8 +1,8 @@
-"""The real daemon in a process of its own, with its state in a private directory.
+"""daemon_process - the real daemon in a process of its own, with its state in a private directory.
 
-``started`` means that it printed its socket's path. ``clean_up`` ends it and asserts what every
-end must leave behind: no process, no socket file, no shared memory, and no ``panic:`` line or
-traceback in the log unless the test allowed it.
+It is started when it has printed its socket's path. `clean_up` ends it and asserts that nothing is
+left: no process, no socket file, no shared memory, and no `panic:` line or traceback in the log
+unless the test allows it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,17 @@ from support.live_processes import is_alive, workers_of
 PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
 MARK = "TLSMGR_TEST"  # in the environment of a daemon, hence of all processes that come from it
 
+_OPEN = (
+    "import sys; from tlsmgr import standalone; standalone._forbid_dumps = lambda: None;"
+    " sys.exit(standalone.main())"
+)
+PROGRAM = ["-m", "tlsmgr.standalone"] if os.geteuid() == 0 else ["-c", _OPEN]
+"""The daemon. Tests that are not run by root could not look at its descriptors and memory in /proc
+if it forbade dumps."""
+
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
-    """Come back as soon as ``condition`` holds; fail with ``what`` when it does not."""
+    """Wait until the condition is true; fail with `what` after the timeout."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout:g} s in vain: {what}"
@@ -38,7 +46,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout: float = PATIEN
 
 
 def shared_memory_names() -> set[str]:
-    """Names that a tlsmgr gave to shared memory and semaphores, and that exist now."""
+    """Return the existing names of shared memory and semaphores of any tlsmgr."""
     return {name for name in os.listdir("/dev/shm") if re.match(r"(sem\.)?tlsmgr-", name)}
 
 
@@ -56,14 +64,15 @@ class Daemon:
         state: str = "",
         sabotage: str = "",
     ) -> None:
-        self.state = Path(state or tempfile.mkdtemp(prefix="tm-", dir="/tmp"))
+        self.state = Path(state or tempfile.mkdtemp(prefix="tm-"))
         self._owns_state = not state
+        self._other_names = shared_memory_names()  # left by a process that was killed, perhaps
         self.socket_path = ""
         self.may_panic = False  # a test that provokes a defect says so
         self.status: int | None = None
         self._mark = secrets.token_hex(8)
         self.arguments = [*arguments, *(word for o in overrides for word in ("-o", o))]
-        self._program = ["-m", "tlsmgr.standalone"]
+        self._program = PROGRAM
         if sabotage:
             serve = "import sys\nfrom tlsmgr import standalone\nsys.exit(standalone.main())"
             self._program = ["-c", f"{sabotage}\n{serve}"]
@@ -117,15 +126,15 @@ class Daemon:
         return self.state / "tlsmgr"
 
     def workers(self) -> list[psutil.Process]:
-        """The workers that are alive, in the order of their pids."""
+        """Return the live workers in the order of their pids."""
         return workers_of(self.pid)
 
     def worker_pids(self) -> set[int]:
-        """The pids of the workers that are alive."""
+        """Return the pids of the live workers."""
         return {worker.pid for worker in self.workers()}
 
     def processes(self) -> list[psutil.Process]:
-        """Every process that comes from this daemon, whoever its parent is now."""
+        """Return all processes that descend from this daemon, orphans too."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -136,17 +145,17 @@ class Daemon:
         return found
 
     def log(self) -> str:
-        """All that it logged so far."""
+        """Return the log so far."""
         if not self._log_path.exists():
             return ""  # it was never started
         return self._log_path.read_text(errors="surrogateescape")
 
     def lines(self, start: int = 0) -> list[str]:
-        """Log lines from that offset on, without the program's name and pid."""
+        """Return the log lines from that offset on, without the program's name and pid."""
         return [line.partition("]: ")[2] for line in self.log()[start:].splitlines()]
 
     def wait_for_log(self, pattern: str, start: int = 0, timeout: float = PATIENCE) -> None:
-        """Wait until a log line matches the regular expression."""
+        """Wait until the regular expression is found in a log line."""
         wait_for(
             lambda: re.search(pattern, self.log()[start:], re.MULTILINE),
             f"log line {pattern!r}",
@@ -185,7 +194,6 @@ class Daemon:
 
     def clean_up(self) -> None:
         """End it if need be, and assert that nothing is left."""
-        names = shared_memory_names()
         try:
             if self.is_running:
                 assert self.stop() == 0, self.log()
@@ -193,7 +201,7 @@ class Daemon:
             orderly = self.status is not None and self.status >= 0
             if orderly and self.socket_path:
                 assert not os.path.lexists(self.socket_path), "socket file left"
-            wait_for(lambda: not names & shared_memory_names(), "end of shared memory")
+            wait_for(lambda: not shared_memory_names() - self._other_names, "end of shared memory")
             assert self.may_panic or not re.search("panic: |Traceback", self.log()), self.log()
         finally:
             self._end_by_force()

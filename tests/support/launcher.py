@@ -1,8 +1,8 @@
-"""launcher - the program that master.cf names in place of stock tlsmgr(8), in a temporary directory
+"""launcher - the program that master.cf names in place of stock tlsmgr(8), for tests.
 
-It is what an installation has under daemon_directory: a shell script that runs our daemon with this
-interpreter. A test that needs a daemon with a fault gives a prelude: Python that is run before the
-daemon's main(), in the same process.
+It is a shell script that runs our daemon with this interpreter, like the one that an installation
+has in daemon_directory. A test that needs a daemon with a fault gives a prelude: Python code that
+runs before the daemon's main(), in the same process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DAEMON = "import sys\n\nfrom tlsmgr import daemon\n\nsys.exit(daemon.main())\n"
 
 @contextlib.contextmanager
 def launcher(prelude: str = "") -> Iterator[str]:
-    """The path of a launcher in a directory of its own, which is removed at the end."""
+    """Make a launcher in a temporary directory and yield its path."""
     directory = Path(tempfile.mkdtemp(prefix="launch-"))
     directory.chmod(0o755)
     try:
@@ -29,7 +29,7 @@ def launcher(prelude: str = "") -> Iterator[str]:
 
 
 def write_launcher(directory: Path, prelude: str = "") -> str:
-    """Write the launcher into that directory; returns its path."""
+    """Write the launcher into this directory and return its path."""
     path, program = directory / "tlsmgr-launcher", "-m tlsmgr.daemon"
     if prelude:
         script = directory / "prelude.py"

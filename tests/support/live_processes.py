@@ -1,4 +1,4 @@
-"""Which processes are alive: a server's workers, a process group."""
+"""live_processes - live processes: a server's workers, a process group; their descriptors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The live workers of that parent, in the order of their pids."""
+    """Return the live workers of that parent, in the order of their pids."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(pid).children()
@@ -17,14 +17,14 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 def live_group_of(process: psutil.Process) -> int | None:
-    """The process group; None for what is dead."""
+    """Return the process group, None if the process is dead."""
     with contextlib.suppress(ProcessLookupError):
         return os.getpgid(process.pid) if is_alive(process) else None
     return None
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """It has not come to its end, buried or not."""
+    """Return whether the process runs; a zombie does not."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
@@ -34,3 +34,18 @@ def _is_worker(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.name() == "tlsmgr-worker" and is_alive(process)
     return False
+
+
+def descriptors_of(pid: int) -> dict[int, str]:
+    """Return the descriptors of a process and their targets; none if it has exited."""
+    found = {}
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError, PermissionError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
+
+
+def sockets_of(pid: int) -> int:
+    """Return the number of sockets that the process has open."""
+    return sum(target.startswith("socket:") for target in descriptors_of(pid).values())

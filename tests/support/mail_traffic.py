@@ -1,9 +1,9 @@
-"""mail_traffic - messages that go in all the time while something happens to a Postfix system
+"""mail_traffic - messages that are sent continuously while something happens to a Postfix system.
 
-Threads hand in messages by SMTP and keep the queue ids of those that were taken. At the end all of
-them must have been delivered, and every delivery must have gone over TLS: smtp(8) would send in
-clear, and say nothing, if it got no random bytes, and so would it if smtpd(8) got none and offered
-no STARTTLS.
+Threads submit messages by SMTP and record the queue ids of the accepted ones. At the end all of
+them must have been delivered, and every delivery must have used TLS: smtp(8) sends in clear,
+without a message in the log, if it gets no random bytes, or if smtpd(8) gets none and so offers no
+STARTTLS.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import threading
 from support.postfix_instance import PostfixInstance
 from support.postfix_sandbox import wait_until
 
-PATIENCE = 60.0  # seconds for the last message to arrive on a loaded machine
-MAY = {"smtp_tls_security_level": "may"}  # parameters that make it possible to send in clear
-SOON = {  # parameters that have a message that was deferred tried again within the test
+PATIENCE = 60.0  # seconds until the last delivery on a loaded machine
+MAY = {"smtp_tls_security_level": "may"}  # parameters that allow delivery in clear
+SOON = {  # parameters that retry deferred messages within the test
     "minimal_backoff_time": "1s",
     "maximal_backoff_time": "1s",
     "queue_run_delay": "1s",
@@ -27,7 +27,7 @@ UNWELCOME = "throttling|panic:|fatal:|disabling TLS support|Traceback"  # in any
 
 
 class Traffic:
-    """`with` starts it and ends it; inside, `wait_for_more` says that mail goes on."""
+    """`with` starts and ends it; `wait_for_more` waits for further deliveries inside."""
 
     def __init__(self, postfix: PostfixInstance, clients: int = 2) -> None:
         self.postfix = postfix
@@ -51,16 +51,16 @@ class Traffic:
                 self.sent.append(self.postfix.inject())
 
     def wait_for_more(self, count: int = 10) -> None:
-        """Wait until so many more messages were delivered than now."""
+        """Wait until `count` more messages are delivered."""
         goal = len(self.delivered()) + count
         wait_until(lambda: len(self.delivered()) >= goal, PATIENCE)
 
     def delivered(self) -> set[str]:
-        """The queue ids of messages that smtp(8) delivered."""
+        """Return the queue ids of messages that smtp(8) delivered."""
         return set(re.findall(r"/smtp\[\d+\]: (\w+): .*status=sent", self.postfix.log()))
 
     def expect_all_delivered_over_tls(self) -> None:
-        """Every message arrived, none of them in clear, and nothing bad is in the log."""
+        """Assert that all messages were delivered over TLS and that no error was logged."""
         wait_until(lambda: set(self.sent) <= self.delivered(), PATIENCE)
         assert self.sent
         assert deliveries_in_clear(self.postfix.log()) == []
@@ -68,7 +68,7 @@ class Traffic:
 
 
 def deliveries_in_clear(log: str) -> list[str]:
-    """The lines of deliveries by smtp(8) before which that process did not establish TLS."""
+    """Return the log lines of deliveries by an smtp(8) process without TLS."""
     found, established = [], set()
     for line in log.splitlines():
         process = re.search(r"/smtp\[(\d+)\]: ", line)

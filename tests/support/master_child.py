@@ -1,12 +1,12 @@
-"""master_child - a tlsmgr, stock's or ours, as a child of this process in the place of master(8)
+"""master_child - a tlsmgr, stock's or ours, as a child of this process instead of master(8).
 
-It gets what master(8) gives: descriptors 3 and 4 the flow-control pipe, 5 the status channel, 6 and
-up the listen sockets, the environment, umask 077, a process group. This process reads the status
-messages, and the log in the place of postlogd(8), so that both programs log the way they do in a
-system. With -V, which is the default here, they log to standard error as well, where no line is
-lost however busy this process is; that is what `log` then gives.
+It is started as by master(8): descriptors 3 and 4 are the flow-control pipe, 5 the status channel,
+6 and up the listen sockets; environment, umask 077 and process group are the same. This process
+reads the status messages, and the log in place of postlogd(8). With -V, the default here, the
+child logs to standard error as well, where no line is lost even if this process is busy; `log` then
+returns that.
 
-It promises to be gone when this process is: the child ends with its status channel.
+The child does not outlive this process, because it exits when its status channel closes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from support.live_processes import live_group_of, workers_of
 from support.postfix_sandbox import (
     STOP_LIMIT,
     PostfixSandbox,
-    postconf,
+    daemon_directory,
     postfix_missing,
     wait_until,
 )
 from support.stock_tlsmgr import ABOVE_ALL
 
 TAKEN, AVAIL = 0, 1
-PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
+PATIENCE = 30.0  # seconds; limit for any wait on a loaded machine
 _TAG = re.compile(r"^.*?tlsmgr(\[\d+\])?: ")
 _STATUS = struct.Struct("=iIi")  # struct MASTER_STATUS of master_proto.h
 
@@ -47,7 +47,7 @@ _STATUS = struct.Struct("=iIi")  # struct MASTER_STATUS of master_proto.h
 NEEDS_POSTFIX = pytest.mark.skipif(
     postfix_missing("btree") is not None, reason=str(postfix_missing("btree"))
 )
-BOTH = pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])  # meant to agree
+BOTH = pytest.mark.parametrize("stock", [True, False], ids=["stock", "ours"])  # both must pass
 
 
 class Status(NamedTuple):
@@ -60,17 +60,17 @@ class Status(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class MasterChild(PostfixSandbox):
-    """A tlsmgr at work on `socket`, and on more sockets with a number behind the name."""
+    """A tlsmgr that serves `socket`, and `sockets` - 1 more with a number after the name."""
 
     stock: bool = False
-    prelude: str = ""  # Python for ours to run first: see launcher
+    prelude: str = ""  # Python code that ours runs first: see launcher
     options: Sequence[str] = ("-l", "-t", "unix", "-u", "-V")
-    arguments: Sequence[str] = ()  # behind the options
-    environment: Mapping[str, str] = field(default_factory=dict)  # more; these win
+    arguments: Sequence[str] = ()  # after the options
+    environment: Mapping[str, str] = field(default_factory=dict)  # in addition
     sockets: int = 1
-    stdin: int | None = None  # a descriptor of the caller's; None: /dev/null
+    stdin: int | None = None  # a descriptor; None: /dev/null
     tlsmgr_cf: Mapping[str, str] = field(default_factory=dict)
-    main_cf_lines: str = ""  # at the end of main.cf, as they are
+    main_cf_lines: str = ""  # appended to main.cf
     reads_log: bool = True  # from the log socket
 
     process: psutil.Process | None = None
@@ -78,11 +78,11 @@ class MasterChild(PostfixSandbox):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._programs = {
-            True: os.path.join(postconf("-d", "-h", "daemon_directory"), "tlsmgr"),
+            True: os.path.join(daemon_directory(), "tlsmgr"),
             False: write_launcher(self.directory, self.prelude),
         }
         self.messages: list[Status] = []
-        self.torn = b""  # what came on the status channel and is no whole message
+        self.torn = b""  # bytes from the status channel that are no whole message
         (self.queue / "public").mkdir()
         self._postlog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._postlog.bind(str(self.queue / "public" / "postlog"))
@@ -97,7 +97,7 @@ class MasterChild(PostfixSandbox):
     # Start and end.
 
     def start(self) -> None:
-        """Start it. Clients wait in the listen queue until it serves."""
+        """Start the child. Clients wait in the listen queue until it serves."""
         self.write_main_cf()
         self._status, child_status = socket.socketpair()
         with contextlib.ExitStack() as stack:
@@ -112,7 +112,7 @@ class MasterChild(PostfixSandbox):
             thread.start()
 
     def write_main_cf(self) -> None:
-        """Write tlsmgr.cf as well, if there is anything for it."""
+        """Write main.cf, and tlsmgr.cf if there are parameters for it."""
         super().write_main_cf()
         path = self.config / "main.cf"
         path.write_text(path.read_text() + self.main_cf_lines)
@@ -123,12 +123,12 @@ class MasterChild(PostfixSandbox):
 
     @property
     def pid(self) -> int:
-        """The process that was started: for ours, the parent."""
+        """The pid of the child; for ours, the parent process."""
         assert self.process is not None
         return int(self.process.pid)
 
     def start_other(self) -> None:
-        """Stop it and start the other program in its place: ours for stock, stock for ours."""
+        """Stop it and start the other program instead: ours after stock, or reversed."""
         self.stop()
         self.stock = not self.stock
         self.messages.clear()
@@ -141,7 +141,7 @@ class MasterChild(PostfixSandbox):
             self._status.shutdown(socket.SHUT_RDWR)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """Wait for the end; exit status, -N for signal N. All log lines are there then."""
+        """Wait until it exits and all log lines are read; return its status, -N for signal N."""
         assert self.process is not None
         status = int(self.process.wait(timeout))
         self.process = None
@@ -149,7 +149,7 @@ class MasterChild(PostfixSandbox):
         return status
 
     def stop(self) -> int | None:
-        """Hang up, kill if need be; exit status, None if it does not run."""
+        """Hang up, kill it if it stays; return its exit status, None if it was not running."""
         if self.process is None:
             return None
         self.hang_up()
@@ -161,43 +161,43 @@ class MasterChild(PostfixSandbox):
             return self.wait(STOP_LIMIT)
 
     def workers(self) -> list[psutil.Process]:
-        """The children that are alive, by pid."""
+        """Return its live workers in the order of their pids."""
         return workers_of(self.pid)
 
     def wait_until_ready(self, workers: int = 2) -> None:
-        """Wait until ours has told that it serves, with that many workers."""
+        """Wait until ours has reported to master(8) that it serves; check its workers."""
         wait_until(lambda: len(self.messages) >= 2, PATIENCE)
         assert len(self.workers()) == workers
 
     def expect_all_gone(self) -> None:
-        """No process of its group is left; what has lost its parent may take a moment."""
+        """Wait until no process of its group is left."""
         wait_until(lambda: not self.group(), PATIENCE)
 
     def group(self) -> list[int]:
-        """The pids of all live processes of its group, orphans too."""
+        """Return the pids of all live processes of its group, orphans too."""
         return [p.pid for p in psutil.process_iter() if live_group_of(p) == self._pgid]
 
-    # What it wrote.
+    # Output.
 
     def stderr(self) -> str:
-        """What it wrote to standard error."""
+        """Return its standard error."""
         path = self.directory / "stderr"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def stdout(self) -> bytes:
-        """What it wrote to standard output."""
+        """Return its standard output."""
         return (self.directory / "stdout").read_bytes()
 
     def log(self) -> str:
-        """All that was logged so far."""
+        """Return the log so far."""
         return self.stderr() if "-V" in (*self.options, *self.arguments) else super().log()
 
     def texts(self, pattern: str = "") -> list[str]:
-        """The logged lines in which the pattern is found, without time, host and tag."""
+        """Return the log lines that match the pattern, without time, host and tag."""
         return [_TAG.sub("", line) for line in self.log_lines(pattern)]
 
     def exchange_file(self) -> bytes:
-        """The content of the exchange file, which is made a moment after the start."""
+        """Return the content of the exchange file, once it exists."""
         path = self.data / "prng_exch"
         wait_until(path.exists, PATIENCE)
         return path.read_bytes()
@@ -253,7 +253,7 @@ class MasterChild(PostfixSandbox):
         return {**usual, **self.environment}
 
     def _read_status(self, status: socket.socket) -> None:
-        """One message a write: more or less at a time is what master(8) complains of."""
+        """Read messages until the channel is closed; `torn` gets an incomplete last one."""
         data = b""
         while part := status.recv(_STATUS.size):
             data += part
@@ -263,7 +263,7 @@ class MasterChild(PostfixSandbox):
         self.torn += data
 
     def _read_log(self) -> None:
-        """Until the empty datagram that says that the child is gone."""
+        """Read log lines until the empty datagram that `_end_threads` sends."""
         with open(self.log_file, "ab", buffering=0) as log:
             while line := self._postlog.recv(1 << 16):
                 log.write(line + b"\n")
@@ -282,10 +282,10 @@ class MasterChild(PostfixSandbox):
 
 
 def _inheritable() -> set[int]:
-    """What this process was given to hand on, by whoever started it; master(8) hands on nothing."""
+    """Return the descriptors that this process would pass on; master(8) passes on none."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # the one of the directory itself
+        with contextlib.suppress(OSError):  # the descriptor of the directory itself
             if int(name) > 2 and os.get_inheritable(int(name)):
                 found.add(int(name))
     return found

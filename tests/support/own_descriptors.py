@@ -1,4 +1,4 @@
-"""The descriptors of the process that runs the tests."""
+"""own_descriptors - the descriptors of the process that runs the tests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import os
 
 
 def own_descriptors() -> set[str]:
-    """Those that are open, without what earlier tests have left to the garbage collector."""
+    """Return the open descriptors, after garbage of earlier tests was collected."""
     gc.collect()
     return set(os.listdir("/proc/self/fd"))

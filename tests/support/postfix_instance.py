@@ -1,12 +1,12 @@
-"""postfix_instance - a private Postfix system under master(8), for tests and measurements
+"""postfix_instance - a private Postfix system under master(8), for tests.
 
 The smallest one has tlsmgr, stock's or a command of yours, and postlogd(8), and no inet service.
-With mail=True it also takes messages by SMTP and delivers them over TLS to a sink: a second
+With mail=True it also accepts messages by SMTP and delivers them over TLS to a sink: a second
 smtpd(8) of the same system, which discards them.
 
-It promises to touch nothing outside its directories; no service but on loopback; every process
-gone at the end, by pid if need be. It needs root, since Postfix does, and the package: ask
-postfix_missing() first.
+It writes only in its own directories and listens only on loopback; at the end all its processes
+are gone, killed by pid if need be. It needs root, as Postfix does, and the package: call
+need_postfix() first.
 
     with PostfixInstance(mail=True, chroot=True) as postfix:
         postfix.deliver(2)
@@ -26,6 +26,7 @@ import tempfile
 from dataclasses import dataclass
 
 import psutil
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,13 +35,21 @@ from support.postfix_sandbox import (
     ENVIRONMENT,
     STOP_LIMIT,
     PostfixSandbox,
+    daemon_directory,
     postconf,
     postfix_missing,
     wait_until,
 )
 from support.stock_tlsmgr import StockTlsmgr
 
-__all__ = ["PostfixInstance", "StockTlsmgr", "postconf", "postfix_missing", "wait_until"]
+__all__ = [
+    "PostfixInstance",
+    "StockTlsmgr",
+    "need_postfix",
+    "postconf",
+    "postfix_missing",
+    "wait_until",
+]
 
 MASTER_CF = """\
 postlog   unix-dgram n - n - 1 postlogd
@@ -73,9 +82,15 @@ MAIL_MAIN_CF = {
 }
 
 
+def need_postfix(*map_types: str) -> None:
+    """Skip the test, with the reason, where no private Postfix with these table types can run."""
+    if reason := postfix_missing(*map_types):
+        pytest.skip(reason)
+
+
 @dataclass(kw_only=True, eq=False)
 class PostfixInstance(PostfixSandbox):
-    """A system that runs by `postfix -c DIR start`; `port` takes mail, `sink_port` is the sink."""
+    """A system started by `postfix -c DIR start`; `port` accepts mail, `sink_port` is the sink."""
 
     tlsmgr: str = "tlsmgr"  # command and arguments in master.cf; an absolute path is fine
     chroot: bool = False  # of the tlsmgr service
@@ -88,7 +103,7 @@ class PostfixInstance(PostfixSandbox):
         self.port, self.sink_port = _free_ports(2)
         command = self.tlsmgr
         if os.path.isabs(command):  # master(8) puts daemon_directory before every command
-            command = os.path.relpath(command, postconf("-d", "-h", "daemon_directory"))
+            command = os.path.relpath(command, daemon_directory())
         self.master_cf = MASTER_CF.format(chroot="y" if self.chroot else "n", tlsmgr=command)
         if self.mail:
             self._add_mail()
@@ -106,17 +121,17 @@ class PostfixInstance(PostfixSandbox):
         }
 
     def start(self) -> None:
-        """Write the configuration, start; RuntimeError with Postfix's own words if that fails."""
+        """Write the configuration and start. Raises RuntimeError with Postfix's output."""
         self.write_main_cf()
         (self.config / "master.cf").write_text(self.master_cf)
         try:
             self.postfix("start")
-        finally:  # stop() must find what a failed start leaves running
+        finally:  # stop() must find the processes that a failed start leaves
             with contextlib.suppress(FileNotFoundError):
                 self._groups.add(self.master_pid())
 
     def stop(self) -> list[str]:
-        """Stop, wait for all processes to be gone, kill those that stay: the names of these."""
+        """Stop and wait until all processes are gone; return the names of those killed."""
         if any(process.pid in self._groups for process in self.processes()):
             with contextlib.suppress(RuntimeError):  # master(8) may be dying by itself
                 self.postfix("stop")
@@ -131,7 +146,7 @@ class PostfixInstance(PostfixSandbox):
         return names
 
     def postfix(self, command: str) -> None:
-        """`postfix -c DIR COMMAND`, with RuntimeError when it fails."""
+        """Run `postfix -c DIR COMMAND`. Raises RuntimeError if it fails."""
         with tempfile.TemporaryFile("w+") as output:  # no pipe: master(8) could keep it open
             run = subprocess.run(
                 ["postfix", "-c", str(self.config), command],
@@ -145,15 +160,15 @@ class PostfixInstance(PostfixSandbox):
                 raise RuntimeError(f"postfix {command} failed\n{output.read()}{self.log()}")
 
     def master_pid(self) -> int:
-        """The process id of master(8)."""
+        """Return the process id of master(8)."""
         return int((self.queue / "pid" / "master.pid").read_text())
 
     def processes(self) -> list[psutil.Process]:
-        """All live processes of this system, orphans of a killed master(8) too."""
+        """Return all live processes of this system, orphans of a killed master(8) too."""
         return [p for p in psutil.process_iter() if live_group_of(p) in self._groups]
 
     def inject(self, recipient: str = "someone@destination.test") -> str:
-        """Hand in a message by SMTP; its queue id."""
+        """Submit a message by SMTP; return its queue id."""
         with smtplib.SMTP("127.0.0.1", self.port, "client.test", timeout=30) as smtp:
             smtp.ehlo()
             smtp.mail("sender@origin.test")
@@ -165,13 +180,13 @@ class PostfixInstance(PostfixSandbox):
         return queued[1].decode()
 
     def deliver(self, count: int = 1) -> None:
-        """Send that many messages, each all the way to the sink before the next."""
+        """Send messages, each delivered to the sink before the next is sent."""
         for _ in range(count):
             self.wait_log(rf"/smtp\[\d+\]: {self.inject()}: .*status=sent")
 
 
 def self_signed(name: str) -> bytes:
-    """A key and a self-signed certificate for that host name, as smtpd_tls_chain_files has them."""
+    """Return a key and a self-signed certificate for smtpd_tls_chain_files."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -189,7 +204,7 @@ def self_signed(name: str) -> bytes:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now."""
+    """Return unused ports on loopback."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

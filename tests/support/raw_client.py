@@ -1,6 +1,7 @@
-"""Bytes to and from a tlsmgr, with nothing understood on the way: what tests send is what goes out.
+"""raw_client - a connection to a tlsmgr that sends and returns bytes exactly as they are.
 
-The functions at the end write the six requests; replies come back as the bytes of one list.
+The functions below the class make the six requests and the replies to them. A reply is the bytes
+of one attribute list.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import termios
 import time
 
 ANNOUNCEMENT = b"protocol\0tlsmgr_protocol\0\0"
-TIMEOUT = 30.0  # seconds that any answer may take on a loaded machine
+TIMEOUT = 30.0  # seconds; limit for any reply on a loaded machine
 
 OK = b"status\x000\0\0"
 NOT_FOUND = b"status\x004294967295\0\0"
@@ -20,7 +21,7 @@ BAD_REQUEST = b"status\x004294967294\0\0"
 
 
 class Connection:
-    """One connection, announced. Closing it is the caller's, or use ``with``."""
+    """A connection after the server's announcement. Close it, or use `with`."""
 
     def __init__(self, path: str, timeout: float = TIMEOUT) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -40,28 +41,28 @@ class Connection:
         self.socket.close()
 
     def send(self, data: bytes, segment: int = 0) -> None:
-        """Send all of it, in writes of ``segment`` bytes; 0 means one write."""
+        """Send the data in writes of `segment` bytes; 0 means one write."""
         for start in range(0, len(data), segment or len(data) or 1):
             self.socket.sendall(data[start : start + segment] if segment else data)
 
     def ask(self, request: bytes, segment: int = 0) -> bytes:
-        """Send a request; returns its reply."""
+        """Send a request and return its reply."""
         self.send(request, segment)
         return self.read_list()
 
     def half_close(self) -> None:
-        """Say that no more will be sent."""
+        """Shut down the sending direction."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def wait_until_taken(self) -> None:
-        """Until the server has read all that was sent: what comes next is another segment."""
+        """Wait until the server has read everything: later data is another segment to it."""
         deadline = time.monotonic() + TIMEOUT
         while fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)) != bytes(4):
             assert time.monotonic() < deadline, "the server does not read"
             time.sleep(0.001)
 
     def read_list(self) -> bytes:
-        """One attribute list, terminator included. Raises EOFError at the end of the stream."""
+        """Return one attribute list with its terminator. Raises EOFError at the end of input."""
         at = 0
         while True:
             end = self._find_nul(at)
@@ -70,7 +71,7 @@ class Connection:
             at = self._find_nul(end + 1) + 1
 
     def read_to_end(self) -> bytes:
-        """All that comes until the server closes; a reset counts as closing."""
+        """Return everything until the server closes; a reset counts as closing."""
         try:
             while data := self.socket.recv(1 << 16):
                 self._buffer += data
@@ -105,28 +106,28 @@ def _connect(endpoint: socket.socket, path: str, timeout: float) -> None:
 
 
 def attributes(*pairs: tuple[bytes, bytes]) -> bytes:
-    """An attribute list."""
+    """Return an attribute list."""
     return b"".join(b"%b\0%b\0" % pair for pair in pairs) + b"\0"
 
 
 def seed(size: int | bytes) -> bytes:
-    """A request for random bytes."""
+    """Return a request for random bytes."""
     text = size if isinstance(size, bytes) else b"%d" % size
     return attributes((b"request", b"seed"), (b"size", text))
 
 
 def policy(cache_type: bytes) -> bytes:
-    """A request for a cache type's policy."""
+    """Return a request for a cache type's policy."""
     return attributes((b"request", b"policy"), (b"cache_type", cache_type))
 
 
 def lookup(cache_type: bytes, cache_id: bytes) -> bytes:
-    """A request for a session."""
+    """Return a request for a session."""
     return attributes((b"request", b"lookup"), (b"cache_type", cache_type), (b"cache_id", cache_id))
 
 
 def update(cache_type: bytes, cache_id: bytes, session: bytes) -> bytes:
-    """A request to store a session."""
+    """Return a request to store a session."""
     return attributes(
         (b"request", b"update"),
         (b"cache_type", cache_type),
@@ -136,17 +137,17 @@ def update(cache_type: bytes, cache_id: bytes, session: bytes) -> bytes:
 
 
 def delete(cache_type: bytes, cache_id: bytes) -> bytes:
-    """A request to forget a session."""
+    """Return a request to delete a session."""
     return attributes((b"request", b"delete"), (b"cache_type", cache_type), (b"cache_id", cache_id))
 
 
 def tktkey(name: bytes = b"") -> bytes:
-    """A request for a ticket key."""
+    """Return a request for a ticket key."""
     return attributes((b"request", b"tktkey"), (b"keyname", base64.b64encode(name)))
 
 
 def found(session: bytes) -> bytes:
-    """The reply to a lookup that found it."""
+    """Return the reply to a lookup that finds this session."""
     return attributes((b"status", b"0"), (b"session", base64.b64encode(session)))
 
 
@@ -155,11 +156,12 @@ NO_KEY = attributes((b"status", b"4294967295"), (b"keybuf", b""))
 
 
 def policy_is(cachable: int, timeout: int, status: bytes = b"0") -> bytes:
-    """The reply to a request for a policy."""
+    """Return the reply to a request for a policy."""
     return b"status\0%b\0cachable\0%d\0timeout\0%d\0\0" % (status, cachable, timeout)
 
 
-# A refusal names what was asked for; with BAD_REQUEST nothing was, or it is not known what.
+# A refusal has the attribute that was requested; BAD_REQUEST is for requests without one, and for
+# requests that cannot be identified.
 REFUSED_SEED = attributes((b"status", b"4294967294"), (b"seed", b""))
 REFUSED_POLICY = policy_is(0, 0, b"4294967294")
 REFUSED_LOOKUP = attributes((b"status", b"4294967294"), (b"session", b""))
@@ -167,8 +169,15 @@ REFUSED_KEY = attributes((b"status", b"4294967294"), (b"keybuf", b""))
 
 
 def data_of(reply: bytes, name: bytes) -> bytes:
-    """The data in a reply of status 0, which must have that name."""
+    """Return the data of a reply, which must have status 0 and this attribute."""
     fields = reply.split(b"\0")
     assert fields[:3] == [b"status", b"0", name], reply[:200]
     assert fields[4:] == [b"", b""], reply[:200]
     return base64.b64decode(fields[3], validate=True)
+
+
+def expect_seed(connection: Connection, size: int) -> bytes:
+    """Request random bytes, check that all come, and return them."""
+    data = data_of(connection.ask(seed(size)), b"seed")
+    assert len(data) == size
+    return data

@@ -1,4 +1,4 @@
-"""What a reader of requests makes of bytes that come in segments."""
+"""reader_events - the events that a RequestReader returns for bytes in segments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tlsmgr.wire import Event, RequestReader
 
 
 def events_of(segments: Iterable[bytes]) -> list[Event]:
-    """What a fresh reader makes of these segments."""
+    """Return the events of a new reader for these segments."""
     reader = RequestReader()
     events: list[Event] = []
     for segment in segments:
@@ -19,5 +19,5 @@ def events_of(segments: Iterable[bytes]) -> list[Event]:
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:
-    """The data in segments of ``size`` bytes."""
+    """Return the data in segments of `size` bytes."""
     return [data[start : start + size] for start in range(0, len(data), size)]

@@ -1,10 +1,10 @@
-"""scripted_server - a server on a UNIX-domain socket that does what a script says, right or wrong
+"""scripted_server - a server on a UNIX-domain socket that follows a script, correct or not.
 
-One script per connection, in the order in which clients connect; a script is a sequence of steps:
-bytes are sent, HEAR waits for a request and records it, HOLD waits for the client to close, and
-a function is called with the connection. The connection is closed after its last step. The socket
-is closed after the last script, so that one connection too many is refused, or at the end of the
-`with` block: a script that nobody came for is none of the server's failures.
+One script per connection, in the order in which clients connect. A script is a sequence of steps:
+bytes are sent, HEAR receives a request and records it, HOLD waits for the client to close, and any
+other function is called with the connection. The connection is closed after its last step. The
+socket is closed after the last script, so that a further connection is refused, or at the end of
+the `with` block; scripts that were not needed are no failure.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ LIMIT = 30.0  # seconds; no script and no test waits longer
 
 
 def HEAR(connection: socket.socket) -> bytes:
-    """Step: take one request, up to 64 KiB; clients send it in one piece."""
+    """Step: receive one request, up to 64 KiB, which clients send in one piece."""
     return connection.recv(1 << 16)
 
 
 def HOLD(connection: socket.socket) -> None:
-    """Step: say nothing until the client closes."""
+    """Step: send nothing until the client closes."""
     while connection.recv(1 << 16):
         pass
 
@@ -35,11 +35,11 @@ Step = bytes | Callable[[socket.socket], bytes | None]
 
 
 class ScriptedServer:
-    """Runs the scripts in a thread. `with` waits for the current one, and passes failures on."""
+    """Runs the scripts in a thread. `with` waits for the current one and reports its failure."""
 
     def __init__(self, path: Path, *scripts: Sequence[Step]) -> None:
         self.path = path
-        self.requests: list[bytes] = []  # what HEAR heard
+        self.requests: list[bytes] = []  # recorded by HEAR
         self.accepted = 0  # connections so far
         self._scripts = scripts
         self._failure: BaseException | None = None
@@ -64,16 +64,18 @@ class ScriptedServer:
         try:
             with self._listener:
                 for script in self._scripts:
-                    self._play(script)
+                    if not self._play(script):
+                        return
         except BaseException as exc:
             self._failure = exc
 
-    def _play(self, script: Sequence[Step]) -> None:
+    def _play(self, script: Sequence[Step]) -> bool:
+        """Accept a connection and follow the script; False if the socket was shut down."""
         try:
             connection, _ = self._listener.accept()
         except OSError as exc:
             if exc.errno == errno.EINVAL:
-                return
+                return False
             raise
         self.accepted += 1
         connection.settimeout(LIMIT)
@@ -83,3 +85,4 @@ class ScriptedServer:
                     connection.sendall(step)
                 elif heard := step(connection):
                     self.requests.append(heard)
+        return True

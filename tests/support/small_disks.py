@@ -1,4 +1,4 @@
-"""A small file system to fill up: needs root."""
+"""small_disks - a small file system that a test can fill up. Needs root."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 @contextlib.contextmanager
 def mounted(directory: Path, size: str) -> Iterator[Path]:
-    """A file system of this size (as tmpfs(5) writes it), mounted on a new directory."""
+    """Mount a file system of this size (in the format of tmpfs(5)) on a new directory."""
     directory.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(directory)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
@@ -26,7 +26,7 @@ def mounted(directory: Path, size: str) -> Iterator[Path]:
 
 
 def fill_up(disk: Path) -> Path:
-    """A file that takes what room there is."""
+    """Make a file that takes all free space."""
     filler = disk / "filler"
     with open(filler, "wb", buffering=0) as file:
         try:

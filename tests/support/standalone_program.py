@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from support.daemon_process import PATIENCE, Daemon
+from support.daemon_process import PATIENCE, PROGRAM, Daemon
 
 
 def run(daemon: Daemon, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the program in the daemon's environment until it ends by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "tlsmgr.standalone", *arguments],
+        [sys.executable, *PROGRAM, *arguments],
         env={**daemon.environment(), **environment},
         capture_output=True,
         text=True,

@@ -1,28 +1,35 @@
 """switching_systems - what tests of tlsmgr-postfix(8) need: its script, and systems to try it on
 
-daemon_directory is a farm of links, so that Postfix's own is not touched. Where something has to
-break, the script is that of a private checkout: links to this one, but for a Python of its own.
+daemon_directory is one of ours, with links to the programs of Postfix that a system needs; nothing
+else of the host's is linked, and no test may write through a link. Where something has to break,
+the script is that of a private checkout: copies of the files, links to the packages.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from support.checkout import CHECKOUT
-from support.postfix_instance import PostfixInstance, postconf
+from support.postfix_instance import PostfixInstance, postconf, wait_until
 
 from tlsmgr.client import Client, TlsmgrError
-from tlsmgr.install.instance import Instance
+from tlsmgr.install.launcher import NAME
+from tlsmgr.install.master_cf import Instance
 
 ROOT = CHECKOUT
 FIELDS = ("private", "unprivileged", "chroot", "wakeup", "process_limit", "command")
-GOOD_PYTHON = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
+PROGRAMS = (
+    "anvil", "bounce", "cleanup", "discard", "error", "master", "post-install", "postfix-script",
+    "postlogd", "qmgr", "scache", "showq", "smtp", "smtpd", "tlsmgr", "trivial-rewrite",
+)  # fmt: skip
 
 
 class Outcome:
-    """What the command said, and its exit status."""
+    """The output of the command, and its exit status."""
 
     def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
         self.status = done.returncode
@@ -51,11 +58,15 @@ def command(
     )
 
 
+def finish(process: subprocess.Popen[str]) -> Outcome:
+    """Its outcome, when it has ended."""
+    output, errors = process.communicate(timeout=120)
+    return Outcome(subprocess.CompletedProcess([], process.returncode, output, errors))
+
+
 def switch(system: PostfixInstance | str, *words: str, checkout: Path = ROOT) -> Outcome:
     """The script, run to its end."""
-    process = command(system, *words, checkout=checkout)
-    output, errors = process.communicate(timeout=120)
-    return Outcome(subprocess.CompletedProcess(process.args, process.returncode, output, errors))
+    return finish(command(system, *words, checkout=checkout))
 
 
 def fields(system: PostfixInstance) -> list[str]:
@@ -64,19 +75,25 @@ def fields(system: PostfixInstance) -> list[str]:
     return [postconf("-c", str(system.config), "-F", "-h", name) for name in names]
 
 
-def answers(system: PostfixInstance, seconds: float = 10.0) -> bool:
+def answers(system: PostfixInstance, seconds: float = 30.0) -> bool:
     """Whether a tlsmgr answers in that time."""
     try:
         with Client(system.socket, seconds) as client:
-            return client.policy("smtp").cachable
+            return len(client.seed(32)) == 32
     except TlsmgrError:
         return False
 
 
 def running(outcome: Outcome) -> str:
-    """Which tlsmgr runs by what the command said."""
+    """Which tlsmgr runs, as the command shows it."""
     (line,) = [line for line in outcome.said if "running: " in line]
     return line.partition("running: ")[2].partition(",")[0]
+
+
+def running_now(system: PostfixInstance) -> str:
+    """Which tlsmgr master(8) runs, by its processes."""
+    found = Instance(str(system.config)).tlsmgr()
+    return "nothing" if found is None else NAME if found.ours else "tlsmgr"
 
 
 def running_pid(system: PostfixInstance) -> int | None:
@@ -85,11 +102,11 @@ def running_pid(system: PostfixInstance) -> int | None:
     return found.pid if found else None
 
 
-def set_python(checkout: Path, script: str) -> None:
-    """Have a private checkout run this script for its Python."""
-    python = checkout / ".venv/bin/python"
-    python.write_text(script)
-    python.chmod(0o755)
+def reload(system: PostfixInstance) -> None:
+    """Reload it, and wait until the tlsmgr that ran has gone."""
+    before = running_pid(system)
+    system.postfix("reload")
+    wait_until(lambda: before is None or running_pid(system) != before, 30)
 
 
 def private(farm: Path, **options: object) -> PostfixInstance:
@@ -104,18 +121,50 @@ def write_files(system: PostfixInstance) -> None:
 
 
 def make_farm(path: Path) -> Path:
-    """A daemon_directory with links to the real one's programs."""
+    """A daemon_directory with links to Postfix's own programs, and to nothing else."""
     path.mkdir()
-    for program in Path(postconf("-d", "-h", "daemon_directory")).iterdir():
-        (path / program.name).symlink_to(program)
+    host = Path(postconf("-d", "-h", "daemon_directory"))
+    for name in PROGRAMS:
+        (path / name).symlink_to(host / name)
     return path
 
 
 def make_checkout(path: Path) -> Path:
-    """A checkout whose Python can be replaced."""
-    (path / ".venv/bin").mkdir(parents=True)
-    for name in ("scripts", "tlsmgr", "setup.cfg"):
-        (path / name).symlink_to(ROOT / name)
-    (path / ".venv/installed").touch()
-    set_python(path, GOOD_PYTHON)
+    """A checkout in which every file can be replaced; only the packages are links."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("scripts", "tlsmgr"):
+        shutil.copytree(ROOT / name, path / name, ignore=ignored)
+    shutil.copy(ROOT / "setup.cfg", path / "setup.cfg")
+    packages = site_packages(path)
+    packages.mkdir(parents=True)
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if entry.suffix not in (".pth", ".egg-link"):
+            (packages / entry.name).symlink_to(entry)
+    (packages / "tlsmgr.pth").write_text(f"{path}\n")
+    python = path / ".venv/bin/python"
+    python.parent.mkdir()
+    python.symlink_to(Path(sys.executable).resolve())
+    home = python.resolve().parent
+    (path / ".venv/pyvenv.cfg").write_text(f"home = {home}\ninclude-system-site-packages = false\n")
+    (path / ".venv/installed").write_text(f"{path}\n{python}\n")
     return path
+
+
+def site_packages(checkout: Path) -> Path:
+    """Where a private checkout has its packages."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    return checkout / ".venv/lib" / version / "site-packages"
+
+
+def wrap_python(checkout: Path, script: str) -> None:
+    """Have a private checkout run this script for its Python; $real is what it had."""
+    python = checkout / ".venv/bin/python"
+    python.rename(python.with_name("real"))
+    python.write_text(f'#!/bin/sh\nreal="{python.with_name("real")}"\n{script}')
+    python.chmod(0o755)
+
+
+def append(checkout: Path, module: str, code: str) -> None:
+    """Have a module of a private checkout run this code at its end."""
+    path = checkout / "tlsmgr" / module
+    path.write_text(f"{path.read_text()}\n{code}\n")

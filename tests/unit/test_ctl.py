@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from support.checkout import CHECKOUT
 from support.postfix_instance import StockTlsmgr, postfix_missing
 
 from tlsmgr.client import Client
+from tlsmgr.ctl import place
 
 COMMAND = [sys.executable, "-m", "tlsmgr.ctl.main"]
 ROOT = CHECKOUT
@@ -37,7 +40,7 @@ def ctl(*arguments: str | bytes | Path, stdin: bytes = b"", **environment: str) 
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "MAIL_CONFIG": "/nonexistent", **environment},
         input=stdin,
         capture_output=True,
         timeout=60,
@@ -109,7 +112,7 @@ def test_ticket_key(server: Path) -> None:
     ("arguments", "reason"),
     [
         (["seed", "0"], "(status -2): a seed has 1 to 255 bytes"),
-        (["seed", "-1"], "-1 is no unsigned 32-bit number"),
+        (["seed", "-1"], "-1 is not an unsigned 32-bit number"),
         (["policy", "bogus"], "(status -2): the cache type is unknown"),
         (["lookup", "lmtp", "id"], "has no database configured"),
         (["update", "lmtp", "id"], "has no database configured"),
@@ -144,6 +147,63 @@ def test_default_socket(server: Path, tmp_path: Path) -> None:
     for state, home in [(elsewhere, "/nonexistent"), ("", in_home), ("relative", in_home)]:
         run = ctl("policy", "smtp", XDG_STATE_HOME=state, HOME=home)
         expect_output(run, b"cachable yes\ntimeout 3600\n")
+
+
+@pytest.fixture
+def postfix(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment in which Postfix is a private instance that has ours enabled."""
+    if shutil.which("postconf", path=place.SEARCH_PATH) is None:
+        pytest.skip("Postfix is not installed")
+    queue = tmp_path / "queue"
+    (queue / "private").mkdir(parents=True)
+    (tmp_path / "main.cf").write_text(f"base = {tmp_path}\nqueue_directory = $base/queue\n")
+    (tmp_path / "master.cf").write_text("tlsmgr unix - - y 1000? 1 tlsmgr-prefork -v\n")
+    tmp_path.chmod(0o755)
+    yield {"MAIL_CONFIG": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    (queue / "private").chmod(0o700)
+
+
+def test_the_postfix_that_has_ours_enabled_comes_first(postfix: dict[str, str]) -> None:
+    socket_path = f"{postfix['MAIL_CONFIG']}/queue/private/tlsmgr"
+    assert place.default_socket(postfix) == socket_path
+    expect_failure(ctl("policy", "smtp", stdin=b"", **postfix), 1, f"connect to {socket_path}: ")
+
+
+@pytest.mark.parametrize("command", ["tlsmgr", "tlsmgr-preforked", None])
+def test_a_postfix_that_does_not_use_ours(postfix: dict[str, str], command: str | None) -> None:
+    line = f"tlsmgr unix - - y 1000? 1 {command}\n" if command else ""
+    Path(postfix["MAIL_CONFIG"], "master.cf").write_text(line)
+    assert place.default_socket(postfix) == place.standalone_socket(postfix)
+
+
+def test_a_postfix_that_may_not_be_asked(
+    postfix: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    own = Path(place.standalone_socket(postfix))
+    assert place.default_socket(postfix) == place.postfix_socket(postfix)
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    assert place.default_socket(postfix) == str(own)
+
+
+def test_without_postfix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "SEARCH_PATH", str(tmp_path))
+    assert (
+        place.default_socket({"HOME": "/h", "XDG_STATE_HOME": "/s"}) == "/s/tlsmgr/private/tlsmgr"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as a user who may not enter a directory")
+def test_a_directory_that_may_not_be_entered(tmp_path: Path) -> None:
+    closed = Path(tempfile.mkdtemp(prefix="tm-"))
+    code = "import os, sys; os.setuid(65534); from tlsmgr.ctl.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--socket", f"{closed}/socket", "seed", "32"]
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60)
+    finally:
+        closed.rmdir()
+    expect_failure(run, 1, f"connect to {closed}/socket: Permission denied")
 
 
 # What an operator can do to it
@@ -214,7 +274,10 @@ def test_help_names_every_request_and_the_exit_status() -> None:
     text = run.stdout.decode()
     assert (run.returncode, run.stderr) == (0, b"")
     assert all(f"\n    {request} " in text for request in REQUESTS)
-    assert all(word in text for word in ("--socket PATH", "--timeout SECONDS", "exit status", "2 "))
+    assert all(
+        word in text
+        for word in ("--socket PATH", "--timeout SECONDS", "--version", "exit status", "2 ")
+    )
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)

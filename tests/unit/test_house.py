@@ -14,7 +14,17 @@ NAMES = [str(path.relative_to(ROOT)) for path in FILES]
 
 # From the top down. A part that is not named here is a failure.
 FLOORS = (
-    {"daemon", "standalone", "daemonize", "client", "ctl", "install"},
+    {
+        "bootstrap",
+        "daemon",
+        "standalone",
+        "daemonize",
+        "socketfile",
+        "pidfile",
+        "client",
+        "ctl",
+        "install",
+    },
     {"processes"},
     {"service"},
     {"sessions", "tickets", "prng", "stats", "config"},
@@ -22,10 +32,15 @@ FLOORS = (
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.
 NEIGHBOURS = {
+    ("bootstrap", "daemon"),
+    ("install", "bootstrap"),
+    ("install", "client"),
     ("standalone", "daemon"),
     ("standalone", "daemonize"),
-    ("install", "client"),
+    ("standalone", "socketfile"),
+    ("standalone", "pidfile"),
     ("ctl", "client"),
+    ("ctl", "install"),
     ("logsockets", "log"),
 }
 
@@ -37,7 +52,7 @@ DOORS = {
 }
 KEYS = {
     ("fork", "forkpty", "wait", "waitpid", "wait3", "wait4", "waitid"): {
-        "processes/parent.py",
+        "processes/children.py",
         "daemonize.py",
     },
     (

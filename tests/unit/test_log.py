@@ -1,4 +1,4 @@
-"""Log lines: wording, printable text, the route, the limit, and a standard error nobody reads."""
+"""Log lines: form, printable text, the route, the limit, and a standard error without a reader."""
 
 import os
 import re
@@ -168,16 +168,70 @@ def test_fatal_carries_its_text() -> None:
     assert caught.value.text == str(caught.value) == "open main.cf: No such file or directory"
 
 
+def texts_of(lines: Lines) -> list[str]:
+    return [prefix + text.decode() for prefix, _, _, text in lines.lines]
+
+
 def test_a_limit_lets_one_line_through_per_key_and_interval(lines: Lines) -> None:
     limit = log.Limit(60)
     for now in (0.0, 1.0, 59.9, 60.0, 61.0, 120.5):
         limit.warning("source", f"at {now}", now)
     limit.warning("other", "other", 61.0)
-    texts = [text for *_, text in lines.lines]
-    assert texts == [b"at 0.0", b"at 60.0", b"at 120.5", b"other"]
+    assert texts_of(lines) == [
+        "warning: at 0.0",
+        "warning: at 60.0 (2 more since the last such line)",
+        "warning: at 120.5 (1 more since the last such line)",
+        "warning: other",
+    ]
+
+
+def test_a_limit_may_let_a_burst_through(lines: Lines) -> None:
+    limit = log.Limit(60, burst=3)
+    for number in range(10):
+        limit.warning("mistake", f"number {number}", float(number))
+    for number in range(10, 15):
+        limit.warning("mistake", f"number {number}", 60.0)
+    assert texts_of(lines) == [
+        "warning: number 0",
+        "warning: number 1",
+        "warning: number 2",
+        "warning: number 10 (7 more since the last such line)",
+        "warning: number 11",
+        "warning: number 12",
+    ]
+
+
+def test_a_limit_says_once_that_a_problem_is_over(lines: Lines) -> None:
+    limit = log.Limit(60)
+    limit.over("works again")
+    limit.warning("one", "one fails", 0.0)
+    limit.warning("two", "two fails", 0.0)
+    limit.over("three works again", "three")
+    limit.over("two works again", "two")
+    limit.over("two works again", "two")
+    limit.warning("two", "two fails again", 1.0)
+    limit.over("all works again")
+    limit.over("all works again")
+    limit.warning("one", "one fails again", 2.0)
+    assert texts_of(lines) == [
+        "warning: one fails",
+        "warning: two fails",
+        "two works again",
+        "warning: two fails again",
+        "all works again",
+        "warning: one fails again",
+    ]
+
+
+def test_a_limit_with_a_clock_that_was_set_back_goes_on(lines: Lines) -> None:
+    limit = log.Limit(60)
+    for now in (1000.0, 10.0, 20.0):
+        limit.warning("key", f"at {now:g}", now)
+    assert texts_of(lines) == ["warning: at 1000", "warning: at 10"]
 
 
 def test_a_limit_does_not_grow_for_ever() -> None:
     limit = log.Limit(60)
     assert all(limit.allows(f"key {number}", 0.0) for number in range(5 * log.Limit.KEYS))
-    assert len(limit._last) <= log.Limit.KEYS
+    assert len(limit._repeats) <= log.Limit.KEYS
+    assert not limit.allows(f"key {5 * log.Limit.KEYS - 1}", 0.0)

@@ -2,7 +2,9 @@
 
 import os
 import re
+import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from tlsmgr import log
-from tlsmgr.logsockets import FACILITIES, LineSocket, Postlog, Syslog
+from tlsmgr.logsockets import (
+    FACILITIES,
+    LAST_WAIT_LIMIT,
+    PERIOD,
+    WAIT_LIMIT,
+    LineSocket,
+    Postlog,
+    Syslog,
+    WaitBudget,
+)
 
 
 def listen(path: Path, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
@@ -128,8 +139,18 @@ MAKERS: list[Make] = [
 ]
 
 
+class LastWaitsOnly(WaitBudget):
+    """A budget that is used up, but for the last lines."""
+
+    def left(self, limit: float) -> float:
+        return 0.0 if limit <= WAIT_LIMIT else limit
+
+
+SLOW = "the log daemon does not read fast enough"
+
+
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_socket_nobody_reads_blocks_nobody_and_the_loss_is_told(
+def test_a_socket_nobody_reads_blocks_nobody_and_lost_lines_are_counted(
     tmp_path: Path, make: Make
 ) -> None:
     path = tmp_path / "log"
@@ -141,10 +162,142 @@ def test_a_socket_nobody_reads_blocks_nobody_and_the_loss_is_told(
         assert 0 < len(kept) < 5000
         assert kept == [str(number) for number in range(len(kept))]
         destination.write(log.INFO, "t/t", b"last")
-        loss = f"warning: {5000 - len(kept)} log lines were dropped: {path} was not read in time"
+        loss = f"warning: {5000 - len(kept)} log lines were dropped because {SLOW}"
         assert texts_waiting(reader) == [loss, "last"]
         destination.write(log.INFO, "t/t", b"more")
         assert texts_waiting(reader) == ["more"]
+        destination.close()
+
+
+def test_the_next_line_follows_a_report_when_there_is_room_for_one_line_only(
+    tmp_path: Path,
+) -> None:
+    """Reports do not take the place of lines for ever: each second line is a line."""
+    with listen(tmp_path / "log") as reader:
+        destination = Syslog("mail", str(tmp_path / "log"))
+        destination._budget = LastWaitsOnly(time.monotonic)
+        for number in range(100):
+            destination.write(log.INFO, "t/t", b"%d" % number)
+        texts = []
+        for number in range(100, 120):
+            texts.append(reader.recv(65536).decode().partition("]: ")[2])
+            destination.write(log.INFO, "t/t", b"%d" % number)
+        texts += texts_waiting(reader)
+        destination.close()
+    kept = [text for text in texts if text.isdigit()]
+    reports = [text for text in texts if not text.isdigit()]
+    first = len(texts) - 20
+    one = f"warning: 1 log line was dropped because {SLOW}"
+    assert reports == [f"warning: {100 - first} log lines were dropped because {SLOW}", *[one] * 9]
+    assert kept == [*map(str, range(first)), *map(str, range(101, 120, 2))]
+
+
+# A reader that is slow.
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_budget_is_used_up_and_comes_back_with_the_next_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    waits: list[float] = []
+
+    class Poll:
+        def register(self, _descriptor: int, _events: int) -> None: ...
+
+        def poll(self, milliseconds: float) -> list[int]:
+            """Nothing becomes writable; a single wait takes at most 30 ms."""
+            waits.append(milliseconds / 1000)
+            clock.now += min(milliseconds / 1000, 0.03)
+            return []
+
+    monkeypatch.setattr(select, "poll", Poll)
+    budget = WaitBudget(clock)
+    for _ in range(5):
+        assert not budget.wait(0, WAIT_LIMIT)
+    assert waits == pytest.approx([0.05, 0.02])
+    assert not budget.wait(0, LAST_WAIT_LIMIT)
+    assert waits.pop() == pytest.approx(LAST_WAIT_LIMIT - WAIT_LIMIT)
+    clock.now = 100.0 + PERIOD - 0.001
+    assert budget.left(WAIT_LIMIT) == 0.0
+    clock.now = 100.0 + PERIOD
+    assert budget.left(WAIT_LIMIT) == WAIT_LIMIT
+    budget.wait(0, WAIT_LIMIT)
+    clock.now = 50.0
+    assert budget.left(WAIT_LIMIT) == WAIT_LIMIT, "a clock that goes back stops nothing"
+
+
+class SlowReader(threading.Thread):
+    """A log daemon that takes a line each 40 ms, and all that is left at the end."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        super().__init__()
+        self._listener = listener
+        self._end = threading.Event()
+        self.texts: list[str] = []
+
+    def run(self) -> None:
+        while not self._end.wait(0.04):
+            self.texts.append(self._listener.recv(65536).decode().partition("]: ")[2])
+
+    def stop(self) -> list[str]:
+        """All lines, those included that still wait."""
+        self._end.set()
+        self.join()
+        return [*self.texts, *texts_waiting(self._listener)]
+
+
+def test_a_slow_reader_delays_log_calls_by_a_small_part_of_the_time(tmp_path: Path) -> None:
+    """Without a budget each line waits, and nearly all of the time goes by in log calls."""
+    with listen(tmp_path / "log") as listener:
+        reader = SlowReader(listener)
+        destination = Syslog("mail", str(tmp_path / "log"))
+        reader.start()
+        written, in_calls = 0, 0.0
+        start = time.monotonic()
+        while time.monotonic() < start + 3 * PERIOD:
+            began = time.monotonic()
+            destination.write(log.INFO, "t/t", b"line %d" % written)
+            in_calls += time.monotonic() - began
+            written += 1
+            time.sleep(0.0005)
+        took = time.monotonic() - start
+        texts = reader.stop()
+        for _ in range(2):
+            destination.write(log.INFO, "t/t", b"end")
+        texts += texts_waiting(listener)
+        destination.close()
+    assert in_calls < took / 3
+    lost = sum(int(match[1]) for text in texts if (match := re.match(r"warning: (\d+) log", text)))
+    kept = [int(text[5:]) for text in texts if text.startswith("line ")]
+    assert len(kept) > 20
+    assert kept == sorted(kept)
+    assert texts[-1] == "end"
+    assert len(kept) + lost == written
+
+
+def test_the_last_lines_of_a_process_wait_longer(tmp_path: Path) -> None:
+    """A reader that makes room after twice the usual limit gets them."""
+    with listen(tmp_path / "log") as listener:
+        filler = Syslog("mail", str(tmp_path / "log"))
+        while not filler._dropped:
+            filler.write(log.INFO, "t/t", b"text")
+        destination = Syslog("mail", str(tmp_path / "log"))
+        timer = threading.Timer(2 * WAIT_LIMIT, lambda: listener.recv(65536))
+        timer.start()
+        destination.write(log.FATAL, "t/t", b"the reason")
+        timer.join()
+        assert texts_waiting(listener)[-1] == "fatal: the reason"
+        filler.close()
         destination.close()
 
 
@@ -167,7 +320,7 @@ def test_a_stream_nobody_reads_blocks_nobody(tmp_path: Path) -> None:
         destination.close()
     lines = received.split(b"\0")
     assert all(line.startswith(b"<") for line in lines[:-1])
-    assert sum(b"log lines were dropped" in line for line in lines) == 1
+    assert sum(b" dropped because the log daemon does not read" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -178,7 +331,7 @@ def test_a_reader_that_comes_late_or_comes_back_is_found(tmp_path: Path, make: M
     destination.write(log.INFO, "t/t", b"lost")
     with listen(path) as reader:
         destination.write(log.INFO, "t/t", b"one")
-        loss = f"warning: 1 log lines were dropped: {path} was not read in time"
+        loss = f"warning: 1 log line was dropped because no log daemon was listening on {path}"
         assert texts_waiting(reader) == [loss, "one"]
         assert len(destination.descriptors()) == 1
     destination.write(log.INFO, "t/t", b"lost")

@@ -9,14 +9,15 @@ import subprocess
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from support.checkout import CHECKOUT
 
 from tlsmgr import standalone
+from tlsmgr.config.load import load
 from tlsmgr.config.parameters import OURS, PARAMETERS
-from tlsmgr.config.values import convert
 from tlsmgr.ctl.main import _parser as ctl_parser
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS
 from tlsmgr.install.__main__ import COMMANDS
@@ -130,7 +131,8 @@ def test_every_parameter_is_printed_once() -> None:
 def test_printing_makes_references_of_names_and_pages() -> None:
     printed = manual.parameters()
     assert "\n.Va mail_owner .\n" in printed
-    assert "\n.Xr postlogd 8 Ns 's\n" in printed
+    assert "\n.Xr postlogd 8 ,\n" in printed
+    assert manual._macro("postlogd(8)'s") == ".Xr postlogd 8 Ns 's"
     assert "\n.It Va tls_random_bytes Pq 32\n" in printed
     assert '\n.It Va maillog_file_prefixes Pq "/var, /dev/stdout"\n' in printed
 
@@ -154,14 +156,15 @@ def test_tlsmgr_cf_lists_our_parameters_with_their_defaults() -> None:
     assert sorted(listed) == sorted((row.name, row.default) for row in OURS)
 
 
-def test_tlsmgr_cf_example_is_valid() -> None:
-    example = text("tlsmgr.cf.5").partition(".Sh EXAMPLES")[2].partition(".Ed")[0]
-    settings = dict(re.findall(r"^(\w+) = (\S+)$", example, re.MULTILINE))
-    assert settings
-    rows = {row.name: row for row in OURS}
-    for name, value in settings.items():
-        row = rows[name]
-        convert(row.kind, name, value, row.minimum, row.maximum)
+def test_tlsmgr_cf_examples_are_valid(tmp_path: Path) -> None:
+    examples = re.findall(
+        r"^# /etc/postfix/tlsmgr.cf\n(.*?)^\.Ed$", text("tlsmgr.cf.5"), re.M | re.S
+    )
+    assert len(examples) > 1
+    for example in examples:
+        (tmp_path / "tlsmgr.cf").write_text(example)
+        conf = load(str(tmp_path), pytest.fail, pytest.fail, optional=True)
+        assert conf.number("tlsmgr_worker_processes") in (1, 4)
 
 
 def test_tlsmgr_start_lists_its_options() -> None:

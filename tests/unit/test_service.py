@@ -17,6 +17,7 @@ from tlsmgr.service import (
     CacheType,
     Context,
     Deferred,
+    Refusal,
     answer_seeds,
     commit_changes,
     handle,
@@ -60,7 +61,9 @@ class Bench:
             TicketKeys(memory, 2, smtpd_timeout, pool.extract),
             pool,
             self.counts.row(1),
+            memory.carve(1),
         )
+        self.complaints: list[str] = []
 
     def answer(self, *requests: Request, now: int = NOW) -> list[bytes]:
         """The replies as of one turn of a worker."""
@@ -69,6 +72,9 @@ class Bench:
         deferred: dict[int, Deferred] = {}
         for at, request in enumerate(requests):
             reply = handle(self.context, request, now)
+            if isinstance(reply, Refusal):
+                self.complaints.append(reply.complaint)
+                reply = reply.reply
             kind = {Seed: seeds, Deferred: deferred, bytes: replies}[type(reply)]
             kind[at] = reply  # type: ignore[index]
         replies.update(zip(seeds, answer_seeds(self.context, list(seeds.values()))))
@@ -108,9 +114,9 @@ def test_seed(bench: Bench, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, -2, 256, 1_000_000, 2**31 - 1, -(2**31)])
-def test_bad_seed(bench: Bench, size: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_seed(bench: Bench, size: int) -> None:
     assert bench.answer(Seed(size)) == [BAD + b"seed\0\0\0"]
-    assert f'warning: bogus seed length "{size}" in "seed" request\n' in capfd.readouterr().err
+    assert bench.complaints == [f'bogus seed length "{size}" in "seed" request']
 
 
 def test_each_seed_of_a_turn_is_its_own(bench: Bench) -> None:
@@ -151,13 +157,14 @@ def test_no_entropy_is_status_minus_one(tmp_path: Path, capfd: pytest.CaptureFix
 # ------------------------------------------------------------------------------------------ policy
 
 
-def test_policy(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+def test_policy(bench: Bench) -> None:
     assert bench.answer(Policy(b"smtp")) == [OK + b"cachable\x001\0timeout\x003600\0\0"]
     assert bench.answer(Policy(b"lmtp")) == [OK + b"cachable\x000\0timeout\x003600\0\0"]
-    assert capfd.readouterr().err == ""
+    assert bench.complaints == []
     for cache_type in (b"", b"bogus", b"SMTP", b"smtp ", b"\xff"):
         assert bench.answer(Policy(cache_type)) == [BAD + b"cachable\x000\0timeout\x000\0\0"]
-    assert 'warning: bogus cache type "bogus" in "policy" request\n' in capfd.readouterr().err
+    assert bench.complaints[1] == 'bogus cache type "bogus" in "policy" request'
+    assert len(bench.complaints) == 5
 
 
 def test_policy_of_a_cache_without_a_file(tmp_path: Path) -> None:
@@ -221,17 +228,16 @@ def test_changes_of_a_turn_keep_their_order_and_their_cache(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("cache_type", [b"lmtp", b"bogus", b""])
-def test_no_such_cache(bench: Bench, cache_type: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_such_cache(bench: Bench, cache_type: bytes) -> None:
     assert bench.answer(
         Lookup(cache_type, b"id"), Update(cache_type, b"id", b"s"), Delete(cache_type, b"id")
     ) == [BAD + b"session\0\0\0", BAD + b"\0", BAD + b"\0"]
-    lines = capfd.readouterr().err.splitlines()
     if cache_type == b"lmtp":
-        assert lines == [], "it is known, and merely not configured"
+        assert bench.complaints == [""] * 3, "it is known, and merely not configured"
     else:
         text = cache_type.decode()
-        assert [line.partition(": ")[2] for line in lines] == [
-            f'warning: bogus cache type "{text}" in "{name}" request'
+        assert bench.complaints == [
+            f'bogus cache type "{text}" in "{name}" request'
             for name in ("lookup", "update", "delete")
         ]
 
@@ -239,18 +245,34 @@ def test_no_such_cache(bench: Bench, cache_type: bytes, capfd: pytest.CaptureFix
 # ------------------------------------------------------------------------------------- ticket keys
 
 
-def test_ticket_keys(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ticket_keys(bench: Bench) -> None:
     (reply,) = bench.answer(TicketKey(b""))
     key = base64.b64decode(reply[len(OK) + 7 : -2])
     assert struct.unpack("=q", key[80:]) == (NOW + T // 2 - 1,)
     assert bench.answer(TicketKey(b""), TicketKey(key[:16])) == [reply, reply]
     assert bench.answer(TicketKey(b"?" * 16)) == [FAILED + b"keybuf\0\0\0"]
     assert bench.answer(TicketKey(key[:16]), now=NOW + T) == [FAILED + b"keybuf\0\0\0"]
-    assert capfd.readouterr().err == ""
+    assert bench.complaints == []
     for length in (1, 15, 17, 88):
         assert bench.answer(TicketKey(bytes(length))) == [BAD + b"keybuf\0\0\0"]
-        warning = f"warning: invalid session ticket key name length: {length}\n"
-        assert warning in capfd.readouterr().err
+        assert bench.complaints.pop() == f"invalid session ticket key name length: {length}"
+
+
+def test_no_file_is_touched_while_a_file_system_blocks(bench: Bench) -> None:
+    """Lookups miss, changes are answered and dropped; everything else goes on."""
+    assert bench.answer(Update(b"smtp", b"id", b"old")) == [OK + b"\0"]
+    bench.context.files_blocked[0] = 1
+    assert bench.answer(Lookup(b"smtp", b"id")) == [FAILED + b"session\0\0\0"]
+    assert bench.answer(Update(b"smtp", b"id", b"new"), Delete(b"smtp", b"id")) == [
+        OK + b"\0",
+        FAILED + b"\0",
+    ]
+    assert bench.count("dropped") == 2
+    assert bench.count("batches") == 1
+    assert len(seed_in(bench.answer(Seed(8))[0])) == 8
+    assert bench.answer(Policy(b"smtp")) == [OK + b"cachable\x001\0timeout\x003600\0\0"]
+    bench.context.files_blocked[0] = 0
+    assert bench.answer(Lookup(b"smtp", b"id")) == [OK + b"session\0b2xk\0\0"]
 
 
 def test_no_tickets_without_sessions(tmp_path: Path) -> None:

@@ -1,18 +1,17 @@
-"""client - ask a tlsmgr, ours or stock, what smtpd(8) and smtp(8) ask it
+"""client - ask a tlsmgr, ours or Postfix's, what smtpd(8) and smtp(8) ask it.
 
-A Client stands for one connection to the UNIX-domain socket of a tlsmgr. It connects when the
-first call needs it, checks that the server announces itself as tlsmgr (Postfix 3.6 and later
-do), and keeps the connection for later calls.
+A Client is one connection to the UNIX-domain socket of a tlsmgr. It connects at the first call,
+checks that the server announces itself as tlsmgr (Postfix 3.6 and later do), and keeps the
+connection for later calls.
 
-It promises that no call takes longer than the time limit, connecting included; that a
-connection which the server closed (restart, `postfix reload`) is made anew once per call; and
-that what goes wrong with the server is one of the exceptions below, with no session, key or seed
-in its text. After a time-out the connection is closed, lest a late reply be taken for the answer
-to the next request.
+No call takes longer than the time limit, connecting included. A connection that the server closed
+(restart, ``postfix reload``) is made again once per call. Failures are the exceptions below, whose
+text has no session, key or seed. After a time-out the connection is closed, so that a late reply
+is not taken for the answer to the next request.
 
 A request whose connection breaks before the reply is sent again, as Postfix does, although the
-first copy may have been served. Of the six requests only delete shows it: it may then answer
-False for a session that this very call removed.
+first copy may have been served. Only delete shows it: it may then return False for a session that
+this very call removed.
 
 One Client serves one thread, and does not survive a fork.
 
@@ -88,7 +87,7 @@ class TicketKey:
     tout: int  # time stamp, seconds: for new tickets before that moment only
 
     def to_bytes(self) -> bytes:
-        """The 88 bytes that the server sent (native byte order)."""
+        """Return the 88 bytes that the server sent (native byte order)."""
         return _TICKET_KEY.pack(self.name, self.bits, self.hmac, self.tout)
 
 
@@ -97,8 +96,8 @@ class Client:
 
     `timeout` is the limit in seconds of one call, None for no limit. Every call may raise
     Unavailable, TimedOut, ProtocolError and BadRequest; other errors are named at the call.
-    cache_type is "smtpd", "smtp" or "lmtp"; a type that the server does not know, or (but for
-    policy) has no database for, is a BadRequest.
+    cache_type is "smtpd", "smtp" or "lmtp". A type that the server does not know is a BadRequest,
+    and so is, but for policy, one that has no database.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Client:
         self.close()
 
     def connect(self) -> None:
-        """Connect now and check the announcement; calls do it by themselves when needed."""
+        """Connect now and check the announcement. A call does it when it has to."""
         self._exchange(b"")
 
     def close(self) -> None:
@@ -125,9 +124,9 @@ class Client:
             self._connection = None
 
     def seed(self, size: int) -> bytes:
-        """`size` bytes (1 to 255) from the server's generator.
+        """Return `size` bytes (1 to 255) of the server's random generator.
 
-        RequestFailed: it has no randomness to give.
+        RequestFailed: the generator has failed.
         """
         reply = self._request(b"seed", [(b"size", _integer(size))])
         seed = reply.data(b"seed")
@@ -137,20 +136,20 @@ class Client:
         return seed
 
     def policy(self, cache_type: str) -> Policy:
-        """Is there a cache of that type, and how many seconds does a session live in it?"""
+        """Return whether there is a cache of that type, and how long a session lives in it."""
         reply = self._request(b"policy", [(b"cache_type", _string(cache_type))])
         policy = Policy(reply.number(b"cachable") != 0, reply.number(b"timeout"))
         reply.expect_ok()
         return policy
 
     def lookup(self, cache_type: str, cache_id: bytes) -> bytes | None:
-        """The session stored under the id (any bytes but NUL), None when unknown or expired."""
+        """Return the session with the id (any bytes but NUL), None when unknown or expired."""
         reply = self._request(b"lookup", _entry(cache_type, cache_id))
         session = reply.data(b"session")
         return session if reply.status == STATUS_OK else None
 
     def update(self, cache_type: str, cache_id: bytes, session: bytes) -> None:
-        """Store the session, 0 or more bytes, under the id, in place of an earlier one.
+        """Store the session, 0 or more bytes, under the id; it replaces an earlier one.
 
         RequestFailed: the server could not store it.
         """
@@ -158,13 +157,13 @@ class Client:
         self._request(b"update", entry).expect_ok()
 
     def delete(self, cache_type: str, cache_id: bytes) -> bool:
-        """Remove the session stored under the id: True, or False when there was none."""
+        """Remove the session with the id; return False when there was none."""
         return self._request(b"delete", _entry(cache_type, cache_id)).status == STATUS_OK
 
     def ticket_key(self, name: bytes = b"") -> TicketKey | None:
-        """The key for new tickets (empty name), or the one with that name, 16 bytes.
+        """Return the key for new tickets (empty name), or the one with that name, 16 bytes.
 
-        None: no such key, or it is too old, or session tickets are off.
+        None: there is no such key, or it is too old, or session tickets are off.
         """
         reply = self._request(b"tktkey", [(b"keyname", base64.b64encode(name))])
         keybuf = reply.data(b"keybuf")
@@ -183,7 +182,7 @@ class Client:
         return reply
 
     def _exchange(self, message: bytes) -> Attributes:
-        """Send a message and return the reply; an empty message is just to be connected."""
+        """Send a message and return the reply; with an empty message only connect."""
         deadline = Deadline(self.timeout)
         try:
             return self._try_exchange(message, deadline)
@@ -201,7 +200,7 @@ class Client:
                 self._connection = Connection(self.path)
                 self._connection.open(deadline)
             return self._connection.exchange(message, deadline) if message else []
-        except BaseException:  # a keyboard interrupt, too, leaves it out of step
+        except BaseException:  # after a keyboard interrupt, too, a reply may be on its way
             self.close()
             raise
 
@@ -209,8 +208,8 @@ class Client:
 class _Reply:
     """The attributes of a reply, read as Postfix's clients do (src/tls/tls_mgr.c).
 
-    The order matters: ask for attributes in the order of the protocol. Others in between are
-    skipped; a missing or malformed one is a ProtocolError.
+    Attributes are asked for in the order of the protocol. Others in between are skipped; a missing
+    or malformed one is a ProtocolError.
     """
 
     def __init__(self, attributes: Attributes) -> None:
@@ -224,10 +223,10 @@ class _Reply:
             raise RequestFailed(f"the server could not do it (status {self.status})")
 
     def number(self, wanted: bytes) -> int:
-        """The int behind an unsigned decimal of at most 32 bits: 4294967295 is -1."""
+        """Return the int that was sent as an unsigned decimal of 32 bits: 4294967295 is -1."""
         value = self._next(wanted)
         if not value.isdigit() or len(value) > 10 or int(value) > 0xFFFFFFFF:
-            raise ProtocolError(f"attribute {wanted.decode()} of the reply is no number")
+            raise ProtocolError(f"attribute {wanted.decode()} of the reply is not a number")
         number = int(value)
         return number - (1 << 32) if number >> 31 else number
 
@@ -235,7 +234,7 @@ class _Reply:
         try:
             return base64.b64decode(self._next(wanted), validate=True)
         except binascii.Error:
-            raise ProtocolError(f"attribute {wanted.decode()} of the reply is no base64") from None
+            raise ProtocolError(f"attribute {wanted.decode()} of the reply is not base64") from None
 
     def _next(self, wanted: bytes) -> bytes:
         for name, value in self._rest:
@@ -262,11 +261,11 @@ def _entry(cache_type: str, cache_id: bytes) -> Attributes:
 def _string(value: str | bytes) -> bytes:
     data = os.fsencode(value)
     if b"\0" in data:
-        raise BadRequest("a cache type or cache id can't hold a NUL byte")
+        raise BadRequest("a cache type or cache id cannot have a NUL byte")
     return data
 
 
 def _integer(value: int) -> bytes:
     if not 0 <= value <= 0xFFFFFFFF:
-        raise BadRequest(f"{value} is no unsigned 32-bit number")
+        raise BadRequest(f"{value} is not an unsigned 32-bit number")
     return b"%d" % value

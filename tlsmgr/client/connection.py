@@ -1,9 +1,9 @@
-"""client_stream - the client's end of a connection to a tlsmgr: attribute lists out and in
+"""connection - the client's end of a connection to a tlsmgr: attribute lists out and in.
 
-Below the client library: connect, announcement, one request, one reply, and the errors that all
-of them may end in. It promises that nothing waits beyond the deadline that the caller passes in,
-whatever the server does or does not send, and that memory is bounded. It gives no meaning to
-requests and replies, and never repeats anything: HungUp tells the caller that it may.
+The lower half of the client library: connect, announcement, one request, one reply, and the errors
+that all of them may raise. Nothing waits beyond the deadline that the caller passes in, and memory
+is bounded, whatever the server sends. Requests and replies have no meaning here, and nothing is
+repeated: HungUp says that the caller may.
 
 A list is *( name NUL value NUL ) NUL (src/util/attr_print0.c, attr_scan0.c).
 """
@@ -25,11 +25,11 @@ Attributes = Sequence[tuple[bytes, bytes]]
 
 
 class TlsmgrError(Exception):
-    """Whatever went wrong between us and a tlsmgr; the text is one line and holds no secret."""
+    """A failure between us and a tlsmgr; the text is one line and has no secret."""
 
 
 class Unavailable(TlsmgrError):
-    """No server there: cannot connect, or it hung up twice."""
+    """No server: cannot connect, or it hung up twice."""
 
 
 class TimedOut(TlsmgrError):
@@ -37,30 +37,30 @@ class TimedOut(TlsmgrError):
 
 
 class ProtocolError(TlsmgrError):
-    """The peer said something that no tlsmgr says."""
+    """The peer sent something that no tlsmgr sends."""
 
 
 class BadRequest(TlsmgrError):
-    """The server refused the request (status -2), or it has no form on the wire."""
+    """The server refused the request (status -2), or it cannot be written on the wire."""
 
 
 class RequestFailed(TlsmgrError):
-    """The server could not do what was asked (status -1), where that is more than "not found"."""
+    """The request failed in the server (status -1), where that does not mean "not found"."""
 
 
 class HungUp(Exception):
-    """The server closed the connection, or said what nobody had asked for."""
+    """The server closed the connection, or sent something before it was asked."""
 
 
 class Deadline:
-    """The moment when the call that is under way has taken too long."""
+    """The end of the time limit of one call."""
 
     def __init__(self, timeout: float | None) -> None:
         self._timeout = math.inf if timeout is None else timeout
         self._end = time.monotonic() + self._timeout
 
     def remaining(self) -> float:
-        """Seconds left, more than 0; TimedOut when there are none."""
+        """Return the seconds left, more than 0. TimedOut: none are."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimedOut(f"the server did not answer within {self._timeout:g} s")
@@ -83,16 +83,16 @@ class Connection:
         self._socket.close()
 
     def open(self, deadline: Deadline) -> None:
-        """Connect, and read the announcement, which comes before anything is asked."""
+        """Connect, and read the announcement, which the server sends first."""
         try:
             self._connect(deadline)
-        except OSError as exc:
-            raise Unavailable(f"connect to {self._path}: {exc.strerror or exc}") from None
+        except OSError as error:
+            raise Unavailable(f"connect to {self._path}: {error.strerror or error}") from None
         if self._read_list(deadline) != [(b"protocol", PROTOCOL)]:
             raise ProtocolError(f"{self._path}: the server does not announce itself as tlsmgr")
 
     def _connect(self, deadline: Deadline) -> None:
-        """A full listen queue gives EAGAIN at once and nothing to wait for, so ask again."""
+        """Connect. A full listen queue is EAGAIN with nothing to wait for, so this tries again."""
         while True:
             try:
                 return self._socket.connect(self._path)
@@ -100,9 +100,9 @@ class Connection:
                 time.sleep(min(BACKLOG_PAUSE, deadline.remaining()))
 
     def exchange(self, message: bytes, deadline: Deadline) -> Attributes:
-        """Send a request, and read the reply.
+        """Send a request, and return the reply.
 
-        What can be read before a request is sent is no reply (src/util/attr_clnt.c). A reply
+        Input that is there before a request is sent is not a reply (src/util/attr_clnt.c). A reply
         that comes before the whole request was sent refuses it, and ends the conversation.
         """
         if self._buffer or self._input.poll(0):
@@ -114,7 +114,7 @@ class Connection:
         return reply
 
     def _send(self, message: bytes, deadline: Deadline) -> bool:
-        """Send it all; False when the server spoke or hung up before it had everything."""
+        """Send it all; return False when the server replied or hung up before the end."""
         left = memoryview(message)
         while left:
             try:
@@ -127,7 +127,7 @@ class Connection:
         return True
 
     def _read_list(self, deadline: Deadline) -> Attributes:
-        """*( name NUL value NUL ) NUL"""
+        """Return the next attribute list."""
         attributes: list[tuple[bytes, bytes]] = []
         while name := self._read_string(deadline):
             if len(attributes) == ATTRIBUTE_LIMIT:
@@ -157,12 +157,12 @@ class Connection:
         self._buffer += data
 
     def _wait(self, poll: select.poll, deadline: Deadline) -> int:
-        """Wait for something to happen on the socket; the events of poll(2)."""
+        """Wait for an event on the socket; return the events of poll(2)."""
         while True:
             for _, events in poll.poll(math.ceil(min(deadline.remaining(), 60.0) * 1000)):
                 return events
 
 
 def encode(attributes: Attributes) -> bytes:
-    """The bytes of an attribute list."""
+    """Return the bytes of an attribute list."""
     return b"".join(b"%b\0%b\0" % attribute for attribute in attributes) + b"\0"

@@ -1,9 +1,9 @@
-"""The user that the program runs as: what must hold of mail_owner and its neighbours.
+"""accounts - the rules for mail_owner, default_privs and setgid_group.
 
-`look_up` asks the user data base, once, before the program enters a jail; `check` is pure. Whatever
-is wrong is fatal, as it is for all of Postfix, because a shared user or group id would let another
-program write to the queue. A program that a person started without privileges runs as that person
-and needs none of this.
+`look_up` asks the user data base, once, before the program enters the jail; `check` is pure. A
+broken rule is fatal, as it is for all of Postfix, because a shared user or group id would let
+another program write to the queue. The program that a person starts runs as that person and calls
+nothing here.
 
 Rules and texts: Postfix mail_params.c.
 """
@@ -18,7 +18,7 @@ from tlsmgr.log import Fatal
 
 
 class User(NamedTuple):
-    """A record of the user data base, as far as it matters here."""
+    """The fields of a passwd(5) record that the rules use."""
 
     name: str
     uid: int
@@ -26,14 +26,14 @@ class User(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A record of the group data base, as far as it matters here."""
+    """The fields of a group(5) record that the rules use."""
 
     name: str
     gid: int
 
 
 class Accounts(NamedTuple):
-    """What the data bases say; None for a name that they do not know.
+    """The records of the users and the group that main.cf names; None for an unknown name.
 
     `owner_of_uid` is the first user with the user id of mail_owner, `owner_of_gid` the first group
     with the group id of setgid_group.
@@ -47,20 +47,20 @@ class Accounts(NamedTuple):
 
 
 def look_up(conf: Configuration) -> Accounts:
-    """Ask for the users and the group that are named in main.cf."""
-    mail_owner = find_user(conf.text("mail_owner"))
-    setgid_group = find_group(conf.text("setgid_group"))
+    """Return the records of the users and the group that main.cf names."""
+    mail_owner = _find_user(conf.text("mail_owner"))
+    setgid_group = _find_group(conf.text("setgid_group"))
     return Accounts(
-        default_privs=find_user(conf.text("default_privs")),
+        default_privs=_find_user(conf.text("default_privs")),
         mail_owner=mail_owner,
-        owner_of_uid=find_user(mail_owner.uid) if mail_owner else None,
+        owner_of_uid=_find_user(mail_owner.uid) if mail_owner else None,
         setgid_group=setgid_group,
-        owner_of_gid=find_group(setgid_group.gid) if setgid_group else None,
+        owner_of_gid=_find_group(setgid_group.gid) if setgid_group else None,
     )
 
 
-def find_user(key: str | int) -> User | None:
-    """The record for a user's name or id."""
+def _find_user(key: str | int) -> User | None:
+    """Return the record for a user's name or id."""
     try:
         record = pwd.getpwnam(key) if isinstance(key, str) else pwd.getpwuid(key)
     except KeyError:
@@ -68,8 +68,8 @@ def find_user(key: str | int) -> User | None:
     return User(record.pw_name, record.pw_uid, record.pw_gid)
 
 
-def find_group(key: str | int) -> Group | None:
-    """The record for a group's name or id."""
+def _find_group(key: str | int) -> Group | None:
+    """Return the record for a group's name or id."""
     try:
         record = grp.getgrnam(key) if isinstance(key, str) else grp.getgrgid(key)
     except KeyError:
@@ -78,18 +78,18 @@ def find_group(key: str | int) -> Group | None:
 
 
 def check(conf: Configuration, accounts: Accounts) -> User:
-    """The record of mail_owner if all rules hold, else Fatal with the first one that does not."""
-    fault = next(faults(conf, accounts), None)
+    """Return the record of mail_owner; raise Fatal with the first rule that is broken."""
+    fault = next(_faults(conf, accounts), None)
     if fault:
         raise Fatal(f"file {conf.directory}/main.cf: {fault}")
     assert accounts.mail_owner is not None
     return accounts.mail_owner
 
 
-def faults(conf: Configuration, accounts: Accounts) -> Iterator[str]:
-    """What is wrong, in Postfix's order; made to be stopped at the first fault."""
-    yield from user_faults("default_privs", conf.text("default_privs"), accounts.default_privs)
-    yield from user_faults("mail_owner", conf.text("mail_owner"), accounts.mail_owner)
+def _faults(conf: Configuration, accounts: Accounts) -> Iterator[str]:
+    """Yield the broken rules in Postfix's order; the caller must stop at the first one."""
+    yield from _user_faults("default_privs", conf.text("default_privs"), accounts.default_privs)
+    yield from _user_faults("mail_owner", conf.text("mail_owner"), accounts.mail_owner)
     assert accounts.default_privs
     assert accounts.mail_owner
     owner, other = accounts.mail_owner, accounts.owner_of_uid
@@ -99,12 +99,13 @@ def faults(conf: Configuration, accounts: Accounts) -> Iterator[str]:
             f"parameter mail_owner: user {name} has the same user ID {owner.uid} "
             f"as user {other.name}"
         )
-    yield from group_faults(conf.text("setgid_group"), accounts.setgid_group, accounts.owner_of_gid)
+    group = conf.text("setgid_group")
+    yield from _group_faults(group, accounts.setgid_group, accounts.owner_of_gid)
     assert accounts.setgid_group
-    yield from overlaps(conf, accounts.default_privs, owner, accounts.setgid_group)
+    yield from _overlaps(conf, accounts.default_privs, owner, accounts.setgid_group)
 
 
-def user_faults(parameter: str, name: str, user: User | None) -> Iterator[str]:
+def _user_faults(parameter: str, name: str, user: User | None) -> Iterator[str]:
     """A user must exist, and neither id may be that of root."""
     if user is None:
         yield f"parameter {parameter}: unknown user name value: {name}"
@@ -114,8 +115,8 @@ def user_faults(parameter: str, name: str, user: User | None) -> Iterator[str]:
         yield f"parameter {parameter}: user {name} has privileged group ID"
 
 
-def group_faults(name: str, group: Group | None, other: Group | None) -> Iterator[str]:
-    """The set-gid group must exist, not be that of root, and have an id of its own."""
+def _group_faults(name: str, group: Group | None, other: Group | None) -> Iterator[str]:
+    """The set-gid group must exist, must not be root's, and must not share its id."""
     if group is None:
         yield f"parameter setgid_group: unknown group name: {name}"
     elif group.gid == 0:
@@ -127,7 +128,7 @@ def group_faults(name: str, group: Group | None, other: Group | None) -> Iterato
         )
 
 
-def overlaps(conf: Configuration, privs: User, owner: User, group: Group) -> Iterator[str]:
+def _overlaps(conf: Configuration, privs: User, owner: User, group: Group) -> Iterator[str]:
     """mail_owner, default_privs and setgid_group must differ in each id."""
     privs_name, owner_name = conf.text("default_privs"), conf.text("mail_owner")
     group_name = conf.text("setgid_group")

@@ -1,20 +1,23 @@
-"""The settings of the three session caches, ready for those who keep, serve and sweep them.
+"""caches - the settings of the three session caches.
 
-Called once by the daemon, as mail_owner, as directories are looked at: see `redirect`. The table of
-main.cf says which caches there are; whatever its type, our own store keeps the sessions, in a file
-`NAME.sessions` beside the file that Postfix would write. No lock is taken, no file is opened.
+The tables in main.cf say which caches exist. Each type of table selects our own store, which keeps
+the sessions in a file `NAME.sessions` beside the file that Postfix would write. `cache_settings` is
+pure; `cache_places` looks at directories, as mail_owner, because their owners count: see
+`redirect`. No lock is taken, no file is opened.
 
-Fatal, in Postfix's words: two caches in one file, and a table of a type that cannot serve when
-daemon_table_open_error_is_fatal is set. A warning: an unknown log level, which then counts as
-none. A table of a type that cannot serve is otherwise no more than an `error` in its settings:
-the cache then answers that it found nothing.
+Fatal, with Postfix's texts: two caches in one file, and a table of an unsupported type when
+daemon_table_open_error_is_fatal is set. A warning: an unknown log level, which counts as none. A
+table of an unsupported type is otherwise an `error` in the place of its cache, in which lookups
+then find nothing.
 
 Rules: Postfix tlsmgr.c, tls_misc.c, dict_open.c.
 """
 
 import os.path
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tlsmgr.config.load import Configuration
 from tlsmgr.config.parameters import CACHE_TYPES
@@ -26,107 +29,128 @@ SHORTEST_TIMEOUT = 120
 """Shortest life of a session in seconds, unless it is 0 (Postfix tls.h, TLS_SESSION_LIFEMIN)."""
 
 FILE_TYPES = frozenset({"hash", "btree", "dbm", "lmdb", "cdb", "sdbm", "dbz"})
-"""Types whose files are redirected to data_directory (data_redirect.c)."""
+"""Types whose files may be redirected to data_directory (data_redirect.c)."""
 
 SERVED_TYPES = frozenset({"hash", "btree", "dbm", "lmdb", "sdbm", "internal"})
-"""Types that can be written to, all of which select our store."""
+"""Types that can be written to; each selects our store."""
 
 QUIET_WORDS = (
     "0 none 1 routine summary untrusted peercert certmatch verbose dane ssl-debug "
     "ssl-handshake-packet-dump ssl-session-packet-dump trace"
 )
 CACHE_WORDS = "2 debug 3 ssl-expert 4 ssl-developer 5 6 7 8 9 cache"
-"""Words of a TLS log level that do not, and that do, ask for lines about a cache."""
+"""Values of a TLS log level that do not turn on log lines about a cache, and those that do."""
 
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """What main.cf and tlsmgr.cf say about one cache.
+    """The settings of one cache, from main.cf and tlsmgr.cf.
 
-    `table` is the database as in main.cf, empty when there is none; `database` the same as
-    `type:name` after redirection; `path` our file, None when the cache is off or cannot serve;
-    `error` says why it cannot. `timeout` is in seconds, 0 for off; `size_limit` in bytes;
-    `entry_limit` 0 means none. `log_activity` asks for a line at each event.
+    `table` is the database as in main.cf, empty for none. `timeout` is in seconds, 0 for off;
+    `size_limit` is in bytes; an `entry_limit` of 0 means no limit. `log_activity` turns on a log
+    line for each event.
     """
 
     cache_type: str
     table: str
-    database: str
-    path: str | None
     timeout: int
     size_limit: int
     entry_limit: int
     log_activity: bool
-    error: str | None = None
 
     @property
     def cachable(self) -> bool:
-        """Whether clients are told to use the cache, even one that cannot serve."""
+        """Whether the policy is to use the cache; that of an unsupported type counts too."""
         return bool(self.table) and self.timeout > 0
 
 
-def cache_settings(
-    conf: Configuration, writable: WritableDir, warn: Warn
-) -> tuple[CacheSettings, ...]:
-    """The settings of the caches smtpd, smtp and lmtp, in that order."""
+class CachePlace(NamedTuple):
+    """Where a cache is kept.
+
+    `database` is its `type:name` after redirection; `path` our file, None for a table of an
+    unsupported type; `error` is then the reason.
+    """
+
+    database: str
+    path: str | None
+    error: str | None
+
+
+def cache_settings(conf: Configuration, warn: Warn) -> tuple[CacheSettings, ...]:
+    """Return the settings of the caches smtpd, smtp and lmtp, in that order. Looks at no file."""
     users: dict[str, str] = {}
-    settings = [one_cache(conf, cache_type, users, writable, warn) for cache_type in CACHE_TYPES]
-    for cache in settings:
-        if cache.error and conf.flag("daemon_table_open_error_is_fatal"):
-            raise Fatal(cache.error)
-    return tuple(settings)
+    return tuple(_settings(conf, cache_type, users, warn) for cache_type in CACHE_TYPES)
 
 
-def one_cache(
-    conf: Configuration, cache_type: str, users: dict[str, str], writable: WritableDir, warn: Warn
+def cache_places(
+    conf: Configuration, settings: Sequence[CacheSettings], writable: WritableDir, warn: Warn
+) -> tuple[CachePlace, ...]:
+    """Return where each of the cachable ones is kept, in the same order; stats directories."""
+    users: dict[str, str] = {}
+    cachable = [cache for cache in settings if cache.cachable]
+    places = tuple(_place(conf, cache, users, writable, warn) for cache in cachable)
+    for place in places:
+        if place.error and conf.flag("daemon_table_open_error_is_fatal"):
+            raise Fatal(place.error)
+    return places
+
+
+def _settings(
+    conf: Configuration, cache_type: str, users: dict[str, str], warn: Warn
 ) -> CacheSettings:
-    """The settings of one cache; `users` says which cache has which table and file already."""
+    """Return the settings of one cache; `users` maps the tables in use to caches."""
     timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
     table = conf.text(f"{cache_type}_tls_session_cache_database")
-    database, path, error, log_activity = "", None, None, False
-    if table and timeout:
-        claim(table, table, cache_type, users)
-        kind, name = split_table(table, conf.text("default_database_type"))
-        error = table_error(kind, name)
-        name = place(kind, name, table, writable, warn)
-        database = f"{kind}:{name}"
-        if not error:
-            path = f"{name}.sessions"
-            claim(os.path.normpath(path), table, cache_type, users)
-        log_activity = logs_caches(conf, f"{cache_type}_tls_loglevel", warn)
+    cachable = bool(table) and timeout > 0
+    if cachable:
+        _claim(table, table, cache_type, users)
     return CacheSettings(
         cache_type=cache_type,
         table=table,
-        database=database,
-        path=path,
         timeout=timeout,
         size_limit=conf.number(f"{cache_type}_tls_session_cache_size_limit"),
         entry_limit=conf.number(f"{cache_type}_tls_session_cache_entry_limit"),
-        log_activity=log_activity,
-        error=error,
+        log_activity=cachable and _logs_caches(conf, f"{cache_type}_tls_loglevel", warn),
     )
 
 
-def claim(key: str, table: str, cache_type: str, users: dict[str, str]) -> None:
-    """Note that a cache has a table, or a file of ours; fatal when another one has it."""
+def _place(
+    conf: Configuration,
+    cache: CacheSettings,
+    users: dict[str, str],
+    writable: WritableDir,
+    warn: Warn,
+) -> CachePlace:
+    kind, name = _split_table(cache.table, conf.text("default_database_type"))
+    error = _table_error(kind, name)
+    name = _redirected(kind, name, cache.table, writable, warn)
+    if error:
+        return CachePlace(f"{kind}:{name}", None, error)
+    path = f"{name}.sessions"
+    _claim(os.path.normpath(path), cache.table, cache.cache_type, users)
+    return CachePlace(f"{kind}:{name}", path, None)
+
+
+def _claim(key: str, table: str, cache_type: str, users: dict[str, str]) -> None:
+    """Record that a cache uses a table or a file; raise Fatal when another cache uses it."""
     user = users.setdefault(key, cache_type)
     if user != cache_type:
         raise Fatal(f"do not use the same TLS cache file {table} for {user} and {cache_type}")
 
 
 def session_timeout(seconds: int) -> int:
-    """The life of a session that is really used: 0 or at least two minutes."""
+    """Return the lifetime of a session that is in force: 0, or at least two minutes."""
     return max(seconds, SHORTEST_TIMEOUT) if seconds > 0 else 0
 
 
-def split_table(table: str, default_type: str) -> tuple[str, str]:
-    """The type and the name of a database; one without `type:` is of the default type."""
+def _split_table(table: str, default_type: str) -> tuple[str, str]:
+    """Return type and name of a database; without `type:` it is of the default type."""
     kind, colon, name = table.partition(":")
     return (kind, name) if colon else (default_type, table)
 
 
-def table_error(kind: str, name: str) -> str | None:
-    """Why a database cannot serve, in the words of Postfix's dict_open.c, or None."""
+def _table_error(kind: str, name: str) -> str | None:
+    """Return why a database is unsupported, with the text of Postfix's dict_open.c, or None."""
     if not kind or (not name and kind not in FILE_TYPES):
         return f'open dictionary: expecting "type:name" form instead of "{kind}:{name}"'
     if kind not in SERVED_TYPES:
@@ -134,10 +158,10 @@ def table_error(kind: str, name: str) -> str | None:
     return None
 
 
-def place(kind: str, name: str, table: str, writable: WritableDir, warn: Warn) -> str:
-    """The name of a database after redirection.
+def _redirected(kind: str, name: str, table: str, writable: WritableDir, warn: Warn) -> str:
+    """Return the name of a database after redirection.
 
-    Postfix keeps `internal:` in the memory of its one process; for several it is a file too.
+    Postfix keeps `internal:` in the memory of its one process; with several processes it is a file.
     """
     if kind == "internal":
         return f"{writable.data_directory}/{base_name(name)}"
@@ -146,8 +170,8 @@ def place(kind: str, name: str, table: str, writable: WritableDir, warn: Warn) -
     return name
 
 
-def logs_caches(conf: Configuration, name: str, warn: Warn) -> bool:
-    """Whether the TLS log level in parameter `name` asks for lines about the cache."""
+def _logs_caches(conf: Configuration, name: str, warn: Warn) -> bool:
+    """Return whether the TLS log level in parameter `name` turns on log lines about the cache."""
     value = conf.text(name)
     words = [word for word in re.split(r"[, \t\r\n]+", value) if word]
     for word in words:

@@ -1,6 +1,6 @@
-"""The parameters that all Postfix programs read and that matter here, in the order of evaluation.
+"""common - the parameters that all Postfix programs read, as far as they matter here.
 
-The first part of the table in `parameters`, with names, defaults, bounds and order of Postfix's
+The first part of the table in `parameters`, with the names, defaults, bounds and order of Postfix's
 mail_params.c. A default may refer to a parameter of an earlier row.
 """
 
@@ -36,15 +36,15 @@ DEFAULTS: Mapping[str, str] = {
     "mydestination": "$myhostname, localhost.$mydomain, localhost",
     "relay_domains": "${{$compatibility_level} <level {2} ? {$mydestination} : {}}",
 }
-"""What values may refer to though nothing here reads it: all Postfix programs know its default."""
+"""Defaults of parameters that are not read here, but that a value may refer to."""
 
 COMMON = (
     Parameter(
         "compatibility_level",
         Kind.TEXT,
         "0",
-        "The Postfix version whose defaults are wanted; here it decides the default of "
-        "smtputf8_enable and the outcome of comparisons with it.",
+        "The Postfix version whose defaults apply. It decides the default of smtputf8_enable "
+        "and comparisons of levels in values.",
     ),
     Parameter(
         "syslog_facility",
@@ -57,145 +57,148 @@ COMMON = (
         "multi_instance_name",
         Kind.TEXT,
         "",
-        "The name of this Postfix instance; when set, it takes the place of postfix in log lines.",
+        "The name of this Postfix instance. When set, log lines start with it instead of postfix.",
     ),
     Parameter(
         "maillog_file",
         Kind.TEXT,
         "",
-        "The file to which Postfix logs; when set, log lines go to postlogd(8) instead of syslog.",
+        "The log file of Postfix. When set, log lines go to postlogd(8) instead of syslog.",
     ),
     Parameter(
         "maillog_file_prefixes",
         Kind.TEXT,
         "/var, /dev/stdout",
-        "What maillog_file must start with: one of these, separated by comma or blank.",
+        "The beginnings that maillog_file may have, separated by comma or blank.",
         minimum=1,
     ),
     Parameter(
         "postlog_service_name",
         Kind.TEXT,
         "postlog",
-        "The name of postlogd(8)'s socket in the public directory of the queue.",
+        "The name of the socket of postlogd(8), in the directory public of the queue.",
         minimum=1,
     ),
     Parameter(
         "daemon_table_open_error_is_fatal",
         Kind.FLAG,
         "no",
-        "Whether a session cache that cannot be opened stops the start; "
-        "otherwise that cache answers that it found nothing.",
+        "Whether a session cache of an unsupported type stops the start. Otherwise lookups in "
+        "that cache find nothing.",
     ),
     Parameter(
         "smtputf8_enable",
         Kind.FLAG,
         "${{$compatibility_level} <level {1} ? {no} : {yes}}",
-        "Whether UTF-8 text is left as it is in log lines.",
+        "Whether log lines may contain UTF-8. Otherwise each byte that is not ASCII is logged "
+        "as ?.",
     ),
     Parameter(
         "myhostname",
         Kind.TEXT,
         "",
-        "The name of this host, whose first label is shown in lines for postlogd(8); the default "
-        "is the machine's name, with mydomain when that has no dot.",
+        "The name of this host. Lines for postlogd(8) show its first label. The default is "
+        "the name of the machine, followed by mydomain if it has no dot.",
         minimum=1,
     ),
     Parameter(
         "mydomain",
         Kind.TEXT,
         "",
-        "The domain of this host; the default is what follows the first dot of myhostname.",
+        "The domain of this host. The default is the part of myhostname after the first dot.",
         minimum=1,
     ),
     Parameter(
         "syslog_name",
         Kind.TEXT,
         "${multi_instance_name?{$multi_instance_name}:{postfix}}",
-        "What stands before the program's name in each log line, as in postfix/tlsmgr.",
+        "The text before the name of the program in each log line, as in postfix/tlsmgr.",
         minimum=1,
     ),
     Parameter(
         "mail_owner",
         Kind.TEXT,
         "postfix",
-        "The user that owns the queue and the data directory, as which the program runs.",
+        "The user that owns the queue and data_directory. The program runs as this user.",
         minimum=1,
     ),
     Parameter(
         "setgid_group",
         Kind.TEXT,
         "postdrop",
-        "The group of the set-gid commands; it must not be the group of mail_owner.",
+        "The group of the set-gid commands. It must not be the group of mail_owner.",
         minimum=1,
     ),
     Parameter(
         "data_directory",
         Kind.TEXT,
         "/var/lib/postfix",
-        "The directory of mail_owner for files that are written, wherever they were asked for.",
+        "The directory, owned by mail_owner, for files whose own directory has another owner.",
         minimum=1,
     ),
     Parameter(
         "queue_directory",
         Kind.TEXT,
         "/var/spool/postfix",
-        "The directory of the queue and the sockets: where the program works, or is chrooted to.",
+        "The directory of the queue and the sockets. It is the working directory, and with "
+        "chroot the root directory.",
         minimum=1,
     ),
     Parameter(
         "default_privs",
         Kind.TEXT,
         "nobody",
-        "The user as which mail is delivered; it must not be mail_owner.",
+        "The user that external mail deliveries run as. It must not be mail_owner.",
         minimum=1,
     ),
     Parameter(
         "default_database_type",
         Kind.TEXT,
         "hash",
-        "The type of a session cache database that is given without one.",
+        "The type of a session cache database that is written without a type.",
         minimum=1,
     ),
     Parameter(
         "default_cache_db_type",
         Kind.TEXT,
         "lmdb",
-        "The type that Postfix 3.11 and later suggest for caches, for use in other values.",
+        "The type that Postfix 3.11 and later recommend for caches, for use in other values.",
         minimum=1,
     ),
     Parameter(
         "ipc_timeout",
         Kind.TIME,
         "3600s",
-        "How long a client may take for a request once it has begun, or to read a reply.",
+        "The longest time that a client may take to send a request once it has begun, or to "
+        "read a reply.",
         minimum=1,
     ),
     Parameter(
         "daemon_timeout",
         Kind.TIME,
         "18000s",
-        "How long a process may be stuck before it is taken for hung and replaced.",
+        "The longest time that a process may be stuck before it is ended and replaced.",
         minimum=1,
     ),
     Parameter(
         "max_idle",
         Kind.TIME,
         "100s",
-        "Checked, and without effect: this service does not end for want of work.",
+        "Checked, but without effect: this service does not end when it is idle.",
         minimum=1,
     ),
     Parameter(
         "max_use",
         Kind.NUMBER,
         "100",
-        "Checked, and without effect: this service does not end after so many clients.",
+        "Checked, but without effect: this service serves any number of clients.",
         minimum=1,
     ),
     Parameter(
         "debugger_command",
         Kind.TEXT,
         "",
-        "The shell command that the option -D runs; it can refer to $process_name and $process_id.",
+        "The shell command that the option -D runs. It may contain $process_name and $process_id.",
     ),
 )
-"""Of main.cf and common to all Postfix programs (mail_params.c)."""
+"""Of main.cf, and common to all Postfix programs (mail_params.c)."""

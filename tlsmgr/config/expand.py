@@ -1,20 +1,20 @@
-"""$-expansion of parameter values, as Postfix does it.
+"""expand - $-expansion of parameter values, as Postfix does it.
 
 Pure functions: a value and the names known so far go in, the expanded value comes out. A value
 that is looked up is expanded by the same rules.
 
-    $name  ${name}  $(name)             the value, empty when undefined
+    $name  ${name}  $(name)             the value; empty when the name is undefined
     $$                                  one dollar sign
     ${name?text}  ${name?{text}}        text when the value is not empty
     ${name:text}  ${name:{text}}        text when it is empty or undefined
     ${name?{text}:{text}}               one or the other
-    ${{left} OP {right} ...}            the same with a comparison; OP is == != < <= >= >, which
-                                        compares numbers as numbers, or one of these with `level`
-                                        behind it, which compares compatibility levels
+    ${{left} OP {right} ...}            the same with a comparison. OP is == != < <= >= >; two
+                                        numbers are compared as numbers. With `level` behind it,
+                                        OP compares compatibility levels
 
-A syntax error, or more than 101 levels, is fatal after a warning that shows the place, both in
-Postfix's words. No other exception leaves this module. Named functions, `${name{text}}`, came with
-Postfix 3.11 and are a syntax error here as in the versions before.
+In main.cf a syntax error, or more than 101 levels, is fatal after a warning that shows the place,
+both with Postfix's texts. Named functions, `${name{text}}`, came with Postfix 3.11; here they are
+a syntax error, as in the versions before.
 
 One limit is ours: the operands of a comparison count as levels too, so that a value that refers to
 itself there ends with the same message, where Postfix overflows its stack.
@@ -28,24 +28,24 @@ from collections.abc import Callable, Iterator, Mapping
 from tlsmgr.config.syntax import Warn, decode, encode
 from tlsmgr.log import Fatal
 
-LEVELS = 101
+_LEVELS = 101
 """Most levels of nesting, the innermost text included."""
 
-BLANKS = " \t\r\n"
-BRACKETS = {"{": "}", "(": ")"}
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_]*")
-NAME_AND_OPERATOR = re.compile(r"[ \t\r\n]*([A-Za-z0-9_]*)[ \t\r\n]*([?:]|\Z)")
-OPERATOR = re.compile(r"[<>!=?+*/~&|%-]*")
-SUFFIX = re.compile(r"[A-Za-z0-9]*")
-DIGITS = re.compile(r"[0-9]+")
-LEVEL_NUMBERS = re.compile(
+_BLANKS = " \t\r\n"
+_BRACKETS = {"{": "}", "(": ")"}
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]*")
+_NAME_AND_OPERATOR = re.compile(r"[ \t\r\n]*([A-Za-z0-9_]*)[ \t\r\n]*([?:]|\Z)")
+_OPERATOR = re.compile(r"[<>!=?+*/~&|%-]*")
+_SUFFIX = re.compile(r"[A-Za-z0-9]*")
+_DIGITS = re.compile(r"[0-9]+")
+_LEVEL_NUMBERS = re.compile(
     r"[ \t\n\v\f\r]*\+?([0-9]+)(?:\.[ \t\n\v\f\r]*\+?([0-9]+))?(?:\.[ \t\n\v\f\r]*\+?([0-9]+))?"
 )
-LEVEL_MAJOR_LIMIT = (2**63 - 1) >> 20
-LEVEL_MINOR_LIMIT = 1023
-LONG_LIMIT = 2**63 - 1
+_LEVEL_MAJOR_LIMIT = (2**63 - 1) >> 20
+_LEVEL_MINOR_LIMIT = 1023
+_LONG_LIMIT = 2**63 - 1
 
-COMPARISONS: dict[str, Callable[[int], bool]] = {
+_COMPARISONS: dict[str, Callable[[int], bool]] = {
     "==": lambda order: order == 0,
     "!=": lambda order: order != 0,
     "<": lambda order: order < 0,
@@ -53,9 +53,9 @@ COMPARISONS: dict[str, Callable[[int], bool]] = {
     ">=": lambda order: order >= 0,
     ">": lambda order: order > 0,
 }
-"""Operators, by the sign of left minus right; in the order of Postfix's message."""
+"""Operators, by the sign of left minus right, in the order of Postfix's message."""
 
-KNOWN_OPERATORS = '"==" or "!="" or "<"" or "<="" or ">="" or ">"'
+_KNOWN_OPERATORS = '"==" or "!="" or "<"" or "<="" or ">="" or ">"'
 """The operators in the message, with the quotes that Postfix puts there."""
 
 
@@ -64,26 +64,34 @@ class Malformed(Exception):
 
 
 def expand(text: str, names: Mapping[str, str], warn: Warn) -> str:
-    """Expand a value; `names` maps the names defined so far to their values, not expanded."""
+    """Return a value of main.cf expanded; a syntax error is a warning and then Fatal.
+
+    `names` maps the names defined so far to their values, not expanded.
+    """
     try:
-        return expand_level(text, names, 0)
+        return try_expand(text, names)
     except Malformed as error:
         warn(str(error))
     raise Fatal("dictionary mail_dict: macro processing error")
 
 
-def expand_level(text: str, names: Mapping[str, str], level: int) -> str:
-    """Expand a text that is `level` references deep."""
+def try_expand(text: str, names: Mapping[str, str]) -> str:
+    """Return a value expanded, or raise Malformed; Fatal for a number that is too large."""
+    return _expand_level(text, names, 0)
+
+
+def _expand_level(text: str, names: Mapping[str, str], level: int) -> str:
+    """Return the expansion of a text that is `level` references deep."""
     result = []
-    for piece, is_reference in pieces(text):
-        if level >= LEVELS:
+    for piece, is_reference in _pieces(text):
+        if level >= _LEVELS:
             raise Malformed(f'unreasonable macro call nesting: "{piece}"')
-        result.append(expand_reference(piece, names, level + 1) if is_reference else piece)
+        result.append(_expand_reference(piece, names, level + 1) if is_reference else piece)
     return "".join(result)
 
 
-def pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """Split a text into literal pieces (False) and the insides of references (True)."""
+def _pieces(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the literal pieces of a text (False) and the insides of its references (True)."""
     literal = ""
     at = 0
     while (dollar := text.find("$", at)) >= 0:
@@ -95,7 +103,7 @@ def pieces(text: str) -> Iterator[tuple[str, bool]]:
         if literal:
             yield literal, False
             literal = ""
-        reference, at = reference_at(text, dollar + 1)
+        reference, at = _reference_at(text, dollar + 1)
         if not reference:
             raise Malformed(f'empty macro name: "{text}"')
         yield reference, True
@@ -104,158 +112,158 @@ def pieces(text: str) -> Iterator[tuple[str, bool]]:
         yield literal, False
 
 
-def reference_at(text: str, start: int) -> tuple[str, int]:
-    """The inside of the reference whose dollar sign is before `start`, and where it ends."""
+def _reference_at(text: str, start: int) -> tuple[str, int]:
+    """Return the inside of the reference whose dollar sign is before `start`, and its end."""
     opening = text[start : start + 1]
-    if opening in BRACKETS:
-        end = closing(text, start + 1, opening)
+    if opening in _BRACKETS:
+        end = _closing(text, start + 1, opening)
         if end < 0:
             raise Malformed(f'truncated macro reference: "{text}"')
         return text[start + 1 : end], end + 1
-    name = PLAIN_NAME.match(text, start)
+    name = _PLAIN_NAME.match(text, start)
     assert name is not None
     return name[0], name.end()
 
 
-def closing(text: str, start: int, opening: str) -> int:
-    """Where the bracket that was opened before `start` is closed; -1 when it is not."""
+def _closing(text: str, start: int, opening: str) -> int:
+    """Return where the bracket that was opened before `start` is closed; -1 when it is not."""
     level = 1
     for at in range(start, len(text)):
         if text[at] == opening:
             level += 1
-        elif text[at] == BRACKETS[opening]:
+        elif text[at] == _BRACKETS[opening]:
             level -= 1
             if level == 0:
                 return at
     return -1
 
 
-def expand_reference(inside: str, names: Mapping[str, str], level: int) -> str:
-    """Expand what is between the brackets of a reference."""
-    if starts_with_brace(inside):
-        value, rest = compare(inside.lstrip(BLANKS), names, level)
+def _expand_reference(inside: str, names: Mapping[str, str], level: int) -> str:
+    """Return the expansion of a reference, given the text between its brackets."""
+    if _starts_with_brace(inside):
+        value, rest = _compare(inside.lstrip(_BLANKS), names, level)
         if rest and rest[0] not in "?:":
-            raise Malformed(f'"?" or ":" expected at: "...}}>>>{head(rest)}"')
+            raise Malformed(f'"?" or ":" expected at: "...}}>>>{_head(rest)}"')
         operator, rest = rest[:1], rest[1:]
     else:
-        name, operator, rest = split_name(inside)
+        name, operator, rest = _split_name(inside)
         value = names.get(name, "")
     if operator:
-        return choose(bool(value), operator, rest, names, level)
-    return expand_level(value, names, level)
+        return _choose(bool(value), operator, rest, names, level)
+    return _expand_level(value, names, level)
 
 
-def split_name(inside: str) -> tuple[str, str, str]:
-    """Split `name`, `name?rest` or `name:rest` into name, operator and rest."""
-    match = NAME_AND_OPERATOR.match(inside)
+def _split_name(inside: str) -> tuple[str, str, str]:
+    """Return the name, operator and rest of `name`, `name?rest` or `name:rest`."""
+    match = _NAME_AND_OPERATOR.match(inside)
     if match is None:
-        blanks = len(inside) - len(inside.lstrip(BLANKS))
-        name = PLAIN_NAME.match(inside, blanks)
+        blanks = len(inside) - len(inside.lstrip(_BLANKS))
+        name = _PLAIN_NAME.match(inside, blanks)
         assert name is not None
         before, after = inside[: name.end()], inside[name.end() :]
-        raise Malformed(f'attribute name syntax error at: "...{before}>>>{head(after)}"')
+        raise Malformed(f'attribute name syntax error at: "...{before}>>>{_head(after)}"')
     return match[1], match[2], inside[match.end() :]
 
 
-def choose(condition: bool, operator: str, rest: str, names: Mapping[str, str], level: int) -> str:
-    """Expand the text behind `?` if the condition holds, else the one behind `:`."""
+def _choose(condition: bool, operator: str, rest: str, names: Mapping[str, str], level: int) -> str:
+    """Return the text behind `?` if the condition holds, else the one behind `:`, expanded."""
     result = ""
     if operator == "?":
-        text, rest = operand(rest)
+        text, rest = _operand(rest)
         if condition:
-            result = expand_level(text, names, level)
+            result = _expand_level(text, names, level)
         if not rest:
             return result
         if rest[0] != ":":
-            raise Malformed(f'":" expected at: "...{text}}}>>>{head(rest)}"')
+            raise Malformed(f'":" expected at: "...{text}}}>>>{_head(rest)}"')
         rest = rest[1:]
-    text, rest = operand(rest)
+    text, rest = _operand(rest)
     if not condition:
-        result = expand_level(text, names, level)
+        result = _expand_level(text, names, level)
     if rest:
-        raise Malformed(f'unexpected input at: "...{text}}}>>>{head(rest)}"')
+        raise Malformed(f'unexpected input at: "...{text}}}>>>{_head(rest)}"')
     return result
 
 
-def operand(rest: str) -> tuple[str, str]:
-    """A text in braces and what follows it, or all of the rest as it is."""
-    return payload(rest.lstrip(BLANKS)) if starts_with_brace(rest) else (rest, "")
+def _operand(rest: str) -> tuple[str, str]:
+    """Return a text in braces and the rest behind it; without braces all is the text."""
+    return _payload(rest.lstrip(_BLANKS)) if _starts_with_brace(rest) else (rest, "")
 
 
-def payload(text: str) -> tuple[str, str]:
-    """What is in the braces that open the text, and what follows them without leading blanks."""
-    end = closing(text, 1, "{")
+def _payload(text: str) -> tuple[str, str]:
+    """Return the text between the opening braces, and the rest without leading blanks."""
+    end = _closing(text, 1, "{")
     if end < 0:
         raise Malformed(f'unbalanced {{}} in attribute expression: "{text}"')
-    return text[1:end], text[end + 1 :].lstrip(BLANKS)
+    return text[1:end], text[end + 1 :].lstrip(_BLANKS)
 
 
-def compare(text: str, names: Mapping[str, str], level: int) -> tuple[str, str]:
-    """Evaluate `{left} OP {right}`: `true` or nothing, and what follows."""
-    left, rest = payload(text)
-    match = OPERATOR.match(rest)
+def _compare(text: str, names: Mapping[str, str], level: int) -> tuple[str, str]:
+    """Return the result of `{left} OP {right}`, `true` or empty, and the rest behind it."""
+    left, rest = _payload(text)
+    match = _OPERATOR.match(rest)
     operator = match[0] if match else ""
-    if operator not in COMPARISONS:
-        raise Malformed(f'{KNOWN_OPERATORS} expected at: "...{left}}}>>>{head(rest)}"')
-    match = SUFFIX.match(rest, len(operator))
+    if operator not in _COMPARISONS:
+        raise Malformed(f'{_KNOWN_OPERATORS} expected at: "...{left}}}>>>{_head(rest)}"')
+    match = _SUFFIX.match(rest, len(operator))
     suffix = match[0] if match else ""
-    if suffix not in ORDERS:
+    if suffix not in _ORDERS:
         raise Malformed(f'bad operator suffix at: "...{operator}>>>{suffix}"')
     rest = rest[len(operator) + len(suffix) :]
-    if not starts_with_brace(rest):
-        place = f"...{{{left}}} {operator}>>>{head(rest)}"
+    if not _starts_with_brace(rest):
+        place = f"...{{{left}}} {operator}>>>{_head(rest)}"
         raise Malformed(f'"{{expression}}" expected at: "{place}"')
-    right, rest = payload(rest.lstrip(BLANKS))
-    values = [expand_level(side, names, level) for side in (left, right)]
-    return "true" if COMPARISONS[operator](ORDERS[suffix](*values)) else "", rest
+    right, rest = _payload(rest.lstrip(_BLANKS))
+    values = [_expand_level(side, names, level) for side in (left, right)]
+    return "true" if _COMPARISONS[operator](_ORDERS[suffix](*values)) else "", rest
 
 
-def order_of_values(left: str, right: str) -> int:
-    """Compare as numbers when both sides are digits, else by bytes: below, at or above zero."""
-    if DIGITS.fullmatch(left) and DIGITS.fullmatch(right):
-        return number(left) - number(right)
+def _order_of_values(left: str, right: str) -> int:
+    """Compare as numbers when both sides are digits, else by bytes; return <0, 0 or >0."""
+    if _DIGITS.fullmatch(left) and _DIGITS.fullmatch(right):
+        return _number(left) - _number(right)
     first, second = encode(left), encode(right)
     return (first > second) - (first < second)
 
 
-def number(digits: str) -> int:
-    """A number that fits a C long; another is fatal, in Postfix's words."""
-    value = small_number(digits)
-    if value > LONG_LIMIT:
+def _number(digits: str) -> int:
+    """Return a number that fits a C long; another is fatal, with Postfix's text."""
+    value = _small_number(digits)
+    if value > _LONG_LIMIT:
         raise Fatal(f"mac_exp_eval: bad conversion: {digits}")
     return value
 
 
-def small_number(digits: str) -> int:
-    """The value of some digits, or of the first 20 that count: too much for any use here."""
+def _small_number(digits: str) -> int:
+    """Return the value of the digits; of more than 20 only the first 20 count."""
     return int(digits.lstrip("0")[:20] or "0")
 
 
-def order_of_levels(left: str, right: str) -> int:
-    """Compare compatibility levels field by field: below, at or above zero."""
+def _order_of_levels(left: str, right: str) -> int:
+    """Compare compatibility levels field by field; return <0, 0 or >0."""
     levels = [compatibility_level(side) for side in (left, right)]
     return (levels[0] > levels[1]) - (levels[0] < levels[1])
 
 
-ORDERS: dict[str, Callable[[str, str], int]] = {"": order_of_values, "level": order_of_levels}
+_ORDERS: dict[str, Callable[[str, str], int]] = {"": _order_of_values, "level": _order_of_levels}
 """Ways to compare, by the suffix of the operator."""
 
 
 def compatibility_level(text: str) -> tuple[int, int, int]:
-    """The fields of a compatibility level N, N.N or N.N.N; `Malformed` for anything else."""
-    match = LEVEL_NUMBERS.fullmatch(text)
+    """Return the fields of a compatibility level N, N.N or N.N.N, or raise Malformed."""
+    match = _LEVEL_NUMBERS.fullmatch(text)
     if match:
-        major, minor, patch = (small_number(field or "0") for field in match.groups())
-        if major <= LEVEL_MAJOR_LIMIT and max(minor, patch) <= LEVEL_MINOR_LIMIT:
+        major, minor, patch = (_small_number(field or "0") for field in match.groups())
+        if major <= _LEVEL_MAJOR_LIMIT and max(minor, patch) <= _LEVEL_MINOR_LIMIT:
             return major, minor, patch
     raise Malformed(f'malformed compatibility level syntax: "{text}"')
 
 
-def starts_with_brace(text: str) -> bool:
-    """Whether the first character that is no blank is an opening brace."""
-    return text.lstrip(BLANKS).startswith("{")
+def _starts_with_brace(text: str) -> bool:
+    """Return whether the first character other than a blank is an opening brace."""
+    return text.lstrip(_BLANKS).startswith("{")
 
 
-def head(text: str) -> str:
-    """The first 20 bytes, for a message that shows a place."""
+def _head(text: str) -> str:
+    """Return the first 20 bytes, for a message that shows a place."""
     return decode(encode(text)[:20])

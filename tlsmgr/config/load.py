@@ -1,15 +1,15 @@
-"""The configuration: main.cf, tlsmgr.cf and the -o options, read once and frozen.
+"""load - the configuration: main.cf, tlsmgr.cf and the -o options, read once and frozen.
 
-`load` is what the daemon calls, before it forks and while it may still read the files. A changed
-file takes effect at the next start, which is what `postfix reload` brings about.
+The daemon calls `load` before it forks and while it may still read the files. A changed file takes
+effect at the next start, which `postfix reload` brings about.
 
-Names and values come from, later ones winning: what this program was built to assume when a person
-starts it (`defaults`), main.cf, tlsmgr.cf for the parameters that are ours, and -o options for
-either. All of them can refer to each other. main.cf may hold any name; a name in tlsmgr.cf that is
-not ours, and one of ours in main.cf, is ignored with a warning.
+Names and values come from, later ones winning: the defaults of a start by hand (`defaults`),
+main.cf, tlsmgr.cf for the parameters that are ours, and -o options for either. All of them can
+refer to each other. main.cf may hold any name; one of ours in main.cf is ignored with a warning.
 
-Fatal: a missing main.cf unless it is optional, a line that is no assignment, a value that cannot
-be expanded or is of the wrong type or out of bounds. The texts are Postfix's.
+Fatal, with Postfix's texts: a missing main.cf unless it is optional, a line in it that is no
+assignment, and a value in it that cannot be expanded, is of the wrong type or is out of bounds.
+Nothing about the parameters that are ours is fatal: see `tlsmgr_cf`.
 """
 
 import os
@@ -17,55 +17,55 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tlsmgr.config import syntax
+from tlsmgr import log
+from tlsmgr.config import syntax, tlsmgr_cf
 from tlsmgr.config.common import DEFAULTS
 from tlsmgr.config.expand import Malformed, compatibility_level, expand
-from tlsmgr.config.parameters import OURS, PARAMETERS
+from tlsmgr.config.parameters import OURS, POSTFIX
 from tlsmgr.config.syntax import NOTHING, Warn
+from tlsmgr.config.tlsmgr_cf import OUR_NAMES, Setting
 from tlsmgr.config.values import Parameter, Value, convert
 from tlsmgr.log import Fatal
 from tlsmgr.logsockets import FACILITIES
 
 DEFAULT_DIRECTORY = "/etc/postfix"
-"""Where main.cf is when nobody says otherwise."""
+"""The directory of main.cf unless the environment names another."""
 
-PROCESS_ID_FROM = "debugger_command"
+_PROCESS_ID_FROM = "debugger_command"
 """The first parameter that can refer to $process_id; the last of those common to all programs."""
-
-OUR_NAMES = frozenset(parameter.name for parameter in OURS)
 
 
 @dataclass(frozen=True)
 class Configuration:
     """The values of all parameters in the table, checked; `directory` is where main.cf is.
 
-    Each accessor takes the name of a parameter of its type; KeyError or TypeError for another is
-    a defect of the caller.
+    Each accessor takes the name of a parameter of its type. KeyError or TypeError for another name
+    is a defect of the caller.
     """
 
     directory: str
     values: Mapping[str, Value]
 
     def text(self, name: str) -> str:
-        """The value of a TEXT parameter."""
+        """Return the value of a TEXT parameter."""
         value = self.values[name]
         if not isinstance(value, str):
             raise TypeError(f"{name} is no text")
         return value
 
     def number(self, name: str) -> int:
-        """The value of a NUMBER or BYTES parameter."""
+        """Return the value of a NUMBER parameter, or the bytes of a SIZE parameter."""
         value = self.values[name]
         if isinstance(value, str | bool):
             raise TypeError(f"{name} is no number")
         return value
 
     def seconds(self, name: str) -> int:
-        """The value of a TIME parameter, in seconds."""
+        """Return the value of a TIME parameter, in seconds."""
         return self.number(name)
 
     def flag(self, name: str) -> bool:
-        """The value of a FLAG parameter."""
+        """Return the value of a FLAG parameter."""
         value = self.values[name]
         if not isinstance(value, bool):
             raise TypeError(f"{name} is no flag")
@@ -73,13 +73,14 @@ class Configuration:
 
 
 def directory_of(environment: Mapping[str, str]) -> str:
-    """The directory with main.cf: $MAIL_CONFIG, or Postfix's default."""
+    """Return the directory of main.cf: $MAIL_CONFIG, or Postfix's default."""
     return environment.get("MAIL_CONFIG", DEFAULT_DIRECTORY)
 
 
 def load(
     directory: str,
     warn: Warn,
+    error: Warn = log.error,
     *,
     overrides: Sequence[str] = (),
     defaults: Mapping[str, str] = NOTHING,
@@ -87,31 +88,38 @@ def load(
     process_name: str = "tlsmgr",
     service_name: str = "tlsmgr",
 ) -> Configuration:
-    """Read and check the whole configuration.
+    """Return the whole configuration, checked. Raise Fatal for a mistake in main.cf.
 
-    `overrides` are the arguments of -o, in order. `defaults` lie under main.cf. `optional` says
-    that main.cf may be missing; tlsmgr.cf always may. `warn` gets the text of each warning.
-    Fatal for anything wrong.
+    `warn` gets the text of each warning, `error` that of each mistake in a parameter of our own.
+    `overrides` are the arguments of -o, in order. `defaults` are values that main.cf can override.
+    `optional` says that main.cf may be missing; tlsmgr.cf always may.
     """
     given = {"process_name": process_name, "config_directory": directory}
-    names = {**defaults, **main_cf(f"{directory}/main.cf", given, optional, warn)}
-    names.update(tlsmgr_cf(f"{directory}/tlsmgr.cf", warn))
-    for option in overrides:
-        name, value = override(option)
+    names = {**defaults, **_main_cf(f"{directory}/main.cf", given, optional, warn)}
+    ours = tlsmgr_cf.load(f"{directory}/tlsmgr.cf", warn, error)
+    options = [_split_option(option) for option in overrides]
+    for name, value in options:
         names[name] = value
+        if name in OUR_NAMES:
+            ours[name] = Setting(value, tlsmgr_cf.OPTION)
+    names.update((name, setting.value) for name, setting in ours.items())
+    tlsmgr_cf.warn_of_unknown(dict(options), names.values(), warn)
     names["service_name"] = service_name
     names = {**DEFAULTS, **names}
     values: dict[str, Value] = {}
-    for row in PARAMETERS:
-        if row.name == PROCESS_ID_FROM:
+    for row in POSTFIX:
+        if row.name == _PROCESS_ID_FROM:
             names["process_id"] = str(os.getpid())
-        values[row.name] = evaluate(row, values, names, warn)
-        check(row.name, values, f"{directory}/main.cf")
+        values[row.name] = _evaluate(row, values, names, warn)
+        _check(row.name, values, f"{directory}/main.cf")
+    for row in OURS:
+        values[row.name] = tlsmgr_cf.evaluate(row, ours.get(row.name), names, error)
+        names.setdefault(row.name, row.default)
     return Configuration(directory, MappingProxyType(values))
 
 
-def main_cf(path: str, given: Mapping[str, str], optional: bool, warn: Warn) -> dict[str, str]:
-    """The names given before and those of main.cf, without those that belong in tlsmgr.cf."""
+def _main_cf(path: str, given: Mapping[str, str], optional: bool, warn: Warn) -> dict[str, str]:
+    """Return the names of main.cf on top of those given, without those that are ours."""
     try:
         names = syntax.load(path, warn, given)
     except FileNotFoundError as error:
@@ -124,40 +132,28 @@ def main_cf(path: str, given: Mapping[str, str], optional: bool, warn: Warn) -> 
     return names
 
 
-def tlsmgr_cf(path: str, warn: Warn) -> dict[str, str]:
-    """The names of tlsmgr.cf that are ours."""
-    try:
-        names = syntax.load(path, warn)
-    except FileNotFoundError:
-        return {}
-    for name in sorted(names.keys() - OUR_NAMES):
-        warn(f"{path}: ignoring unknown parameter: {name}")
-        del names[name]
-    return names
-
-
-def override(option: str) -> tuple[str, str]:
-    """Split the argument of a -o option into name and value."""
+def _split_option(option: str) -> tuple[str, str]:
+    """Return name and value of the argument of a -o option."""
     try:
         return syntax.split_nameval(option)
     except ValueError as error:
         raise Fatal(f'invalid "-o {option}" option value: {error}') from None
 
 
-def evaluate(
+def _evaluate(
     row: Parameter, values: Mapping[str, Value], names: dict[str, str], warn: Warn
 ) -> Value:
-    """The value of one parameter, after those in `values`.
+    """Return the value of one parameter of Postfix; `values` are those of the rows before it.
 
     A default that is used becomes a name for the parameters that follow.
     """
-    text = expand(names.get(row.name, default_of(row, values)), names, warn)
+    text = expand(names.get(row.name, _default_of(row, values)), names, warn)
     names.setdefault(row.name, text)
     return convert(row.kind, row.name, text, row.minimum, row.maximum)
 
 
-def default_of(row: Parameter, values: Mapping[str, Value]) -> str:
-    """The default of a parameter, not expanded. Names of hosts depend on machine and domain."""
+def _default_of(row: Parameter, values: Mapping[str, Value]) -> str:
+    """Return the default of a parameter, not expanded; host names depend on the machine."""
     if row.name == "myhostname":
         host = os.uname().nodename
         return host if "." in host else f"{host}.${{mydomain?{{$mydomain}}:{{localdomain}}}}"
@@ -166,8 +162,8 @@ def default_of(row: Parameter, values: Mapping[str, Value]) -> str:
     return row.default
 
 
-def check(name: str, values: Mapping[str, Value], path: str) -> None:
-    """What else must hold of two parameters of main.cf, which is at `path`."""
+def _check(name: str, values: Mapping[str, Value], path: str) -> None:
+    """Check the rules beyond type and bounds that two parameters of main.cf have."""
     text = str(values[name])
     if name == "compatibility_level":
         try:

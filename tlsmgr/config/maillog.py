@@ -1,11 +1,11 @@
-"""Where the log goes: from the environment at first, from main.cf once that is known.
+"""maillog - the log destination: from the environment at first, then from main.cf.
 
-The daemon calls `connect_early` before anything else can go wrong, and `connect` when the
-configuration is there; both before the jail, which has neither socket. One destination is in use at
-a time: postlogd(8) when maillog_file is set, else syslog; with -V also standard error.
+The daemon calls `connect_early` before anything else can go wrong, and `connect` once it has the
+configuration; both before the jail, which has neither socket. One destination is in use at a time:
+postlogd(8) when maillog_file is set, else syslog; with -V also standard error.
 
-Fatal: a maillog_file that maillog_file_prefixes does not allow. A socket that is not there is
-neither: see `logsockets`.
+Fatal: a maillog_file that maillog_file_prefixes does not allow. A missing socket is not fatal: see
+`logsockets`.
 
 Rules: Postfix maillog_client.c, mail_task.c.
 """
@@ -27,7 +27,10 @@ def connect_early(
     also_stderr: bool = False,
     dev_log: str = DEV_LOG,
 ) -> None:
-    """Log to where master(8) says, in the environment; `process_name` is a base name."""
+    """Log to the destination that master(8) passes in the environment.
+
+    `process_name` is the name of the program in log lines, without a directory.
+    """
     postlog = environment.get("POSTLOG_SERVICE", "")
     destination: log.Destination
     if postlog:
@@ -46,11 +49,11 @@ def connect(
     also_stderr: bool = False,
     dev_log: str = DEV_LOG,
 ) -> None:
-    """Log to where main.cf says, with its tag and facility.
+    """Log to the destination that main.cf names, with its tag and facility.
 
-    A person who looks at standard error is told when nothing is there that takes the lines.
+    With `also_stderr` a person may be looking, so a missing log daemon is a warning.
     """
-    destination = destination_of(conf, dev_log)
+    destination = _destination_of(conf, dev_log)
     log.use(
         destination,
         f"{conf.text('syslog_name')}/{process_name}",
@@ -58,11 +61,11 @@ def connect(
         also_stderr=also_stderr,
     )
     if also_stderr and not destination.descriptors():
-        log.warning(f"log lines are lost until something reads {destination.path}")
+        log.warning(f"no log daemon listening on {destination.path}; messages are discarded")
 
 
-def destination_of(conf: Configuration, dev_log: str) -> LineSocket:
-    """A connection to postlogd(8) or to syslog."""
+def _destination_of(conf: Configuration, dev_log: str) -> LineSocket:
+    """Return a connection to postlogd(8) or to syslog."""
     file = conf.text("maillog_file")
     if not file:
         return Syslog(conf.text("syslog_facility"), dev_log)

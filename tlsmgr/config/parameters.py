@@ -1,23 +1,20 @@
-"""The parameters that tlsmgr reads: one table for the code and for the manual pages.
+"""parameters - the table of all parameters that tlsmgr reads, for the code and the manual pages.
 
-Three parts, in the order of their evaluation: two of Postfix, with its names, defaults, bounds and
-order, and ours. Order matters: `$name` is empty for what is neither set nor evaluated before.
+It has three parts, in the order of evaluation: two of Postfix, with its names, defaults, bounds and
+order, and ours. Order matters: `$name` is empty for a name that is neither set nor evaluated yet.
 
-Postfix evaluates about a hundred more that mean nothing here. They are left alone: a slip in one
-of them stops Postfix's own programs, but not this one.
+Postfix evaluates about a hundred more that mean nothing here. They are not checked: a mistake in
+one of them stops Postfix's own programs, but not this one.
 """
 
 from tlsmgr.config.common import COMMON
-from tlsmgr.config.values import Kind, Parameter
+from tlsmgr.config.values import SIZE_UNITS, Kind, Parameter
 
 CACHE_TYPES = ("smtpd", "smtp", "lmtp")
 """The session caches, in Postfix's order."""
 
 CACHE_TIMEOUT_LIMIT = 8640000
 """Longest life of a session in seconds: 100 days."""
-
-MIB = 1024 * 1024
-
 
 TLSMGR = (
     Parameter(
@@ -39,21 +36,26 @@ TLSMGR = (
             f"{cache_type}_tls_session_cache_timeout",
             Kind.TIME,
             "3600s",
-            f"How long {use} may be used again: at least two minutes, or 0 for not at all.",
+            f"How long {item} may be used. Less than two minutes counts as two minutes, and 0 "
+            f"turns {feature} off.",
             minimum=0,
             maximum=CACHE_TIMEOUT_LIMIT,
         )
-        for cache_type, use in (
-            ("smtpd", "a session in the smtpd cache, or a session ticket key,"),
-            ("smtp", "a session in the smtp cache"),
-            ("lmtp", "a session in the lmtp cache"),
+        for cache_type, item, feature in (
+            (
+                "smtpd",
+                "a session in the smtpd cache, or a session ticket key,",
+                "the cache and the ticket keys",
+            ),
+            ("smtp", "a session in the smtp cache", "the cache"),
+            ("lmtp", "a session in the lmtp cache", "the cache"),
         )
     ),
     Parameter(
         "tls_random_bytes",
         Kind.NUMBER,
         "32",
-        "How many bytes to take from the entropy source at a time; "
+        "How many bytes to read from the entropy source at a time: "
         "at most 255 from a device or a socket.",
         minimum=1,
     ),
@@ -61,21 +63,21 @@ TLSMGR = (
         "tls_random_source",
         Kind.TEXT,
         "dev:/dev/urandom",
-        "Where entropy comes from besides the kernel: dev:PATH for a device, egd:PATH for the "
-        "socket of an entropy gathering daemon, PATH for a file, or nothing.",
+        "The source of entropy besides the kernel: dev:PATH for a device, egd:PATH for the socket "
+        "of an entropy gathering daemon, PATH for a file, or empty for none.",
     ),
     Parameter(
         "tls_random_exchange_name",
         Kind.TEXT,
         "${data_directory}/prng_exch",
-        "The file that carries random data from one run to the next; empty turns it off.",
+        "The file that carries random data from one run to the next. Empty turns it off.",
     ),
     *(
         Parameter(
             f"{cache_type}_tls_session_cache_database",
             Kind.TEXT,
             "",
-            f"The {cache_type} session cache as type:name; empty turns it off.",
+            f"The {cache_type} session cache as type:name. Empty turns it off.",
         )
         for cache_type in CACHE_TYPES
     ),
@@ -84,20 +86,21 @@ TLSMGR = (
             f"{cache_type}_tls_loglevel",
             Kind.TEXT,
             "0",
-            f"What to log about TLS: from 2 up, or with the word cache, "
-            f"all that happens in the {cache_type} session cache.",
+            f"The TLS log level. From 2 up, or with cache in the list, each event in the "
+            f"{cache_type} session cache is logged.",
         )
         for cache_type in CACHE_TYPES
     ),
 )
-"""Of main.cf and tlsmgr's own (tlsmgr.c)."""
+"""Of main.cf, and read by Postfix's own tlsmgr too (tlsmgr.c)."""
 
 OURS = (
     Parameter(
         "tlsmgr_worker_processes",
         Kind.NUMBER,
         "0",
-        "How many worker processes answer requests; 0 means as many as there are usable CPUs.",
+        "The number of worker processes that answer requests. 0 means one for each CPU that the "
+        "process may use.",
         minimum=0,
         maximum=512,
     ),
@@ -110,10 +113,12 @@ OURS = (
     *(
         Parameter(
             f"{cache_type}_tls_session_cache_size_limit",
-            Kind.BYTES,
-            str(128 * MIB),
-            f"How large the {cache_type} session cache may grow before the oldest sessions go.",
-            minimum=MIB,
+            Kind.SIZE,
+            "128M",
+            f"The size limit of the {cache_type} session cache. At the limit the oldest sessions "
+            "are removed.",
+            minimum=SIZE_UNITS["M"],
+            maximum=1024 * SIZE_UNITS["G"],
         )
         for cache_type in CACHE_TYPES
     ),
@@ -122,8 +127,8 @@ OURS = (
             f"{cache_type}_tls_session_cache_entry_limit",
             Kind.NUMBER,
             "0",
-            f"How many sessions the {cache_type} session cache may hold before the oldest go; "
-            "0 means any number.",
+            f"The largest number of sessions in the {cache_type} session cache; 0 means no limit. "
+            "At the limit the oldest sessions are removed.",
             minimum=0,
         )
         for cache_type in CACHE_TYPES
@@ -132,10 +137,13 @@ OURS = (
         "tlsmgr_statistics_interval",
         Kind.TIME,
         "600s",
-        "The time between two lines with statistics in the log; 0 turns them off.",
+        "The time between two log lines with statistics; 0 turns them off.",
         minimum=0,
     ),
 )
 """Of tlsmgr.cf."""
 
-PARAMETERS = COMMON + TLSMGR + OURS
+POSTFIX = COMMON + TLSMGR
+"""Of main.cf."""
+
+PARAMETERS = POSTFIX + OURS

@@ -1,9 +1,8 @@
-"""Files that Postfix would write into a directory of somebody else go to data_directory.
+"""redirect - files for a directory that mail_owner does not own go to data_directory instead.
 
-Pure but for one stat(2) of a directory, which must be done as mail_owner: the daemon calls this
-after it has taken on that user's identity and before it enters the jail. Never fatal; each
-redirection brings Postfix's two warnings. Only the owner of the directory counts: neither its mode
-nor the file itself.
+Pure but for one stat(2) of a directory. The daemon calls it as mail_owner, before the jail, because
+another user may not be able to look at that directory. Never fatal; each redirection brings
+Postfix's two warnings. Only the owner of the directory counts, not its mode and not the file.
 
 Rules: Postfix data_redirect.c, sane_basename.c.
 """
@@ -11,11 +10,12 @@ Rules: Postfix data_redirect.c, sane_basename.c.
 import os
 from typing import NamedTuple
 
+from tlsmgr.config.load import Configuration
 from tlsmgr.config.syntax import Warn
 
 
 class WritableDir(NamedTuple):
-    """The user that may own a directory to write to, and where files go otherwise."""
+    """The user whose directories may be written to, and the directory for all other files."""
 
     owner_name: str
     owner_uid: int
@@ -23,10 +23,10 @@ class WritableDir(NamedTuple):
 
 
 def redirect(path: str, what: str, writable: WritableDir, warn: Warn) -> str:
-    """Where to write a file meant for `path`.
+    """Return the path to write to in place of `path`.
 
-    `what` is how the warning names it: `file PATH`, or `table TYPE:NAME` as in main.cf.
-    A path whose directory cannot be looked at is left as it is: to open it will fail.
+    `what` names the file in the warning: `file PATH`, or `table TYPE:NAME` as in main.cf. A path
+    whose directory cannot be looked at is returned as it is; opening it will fail.
     """
     directory = directory_name(path)
     try:
@@ -41,8 +41,14 @@ def redirect(path: str, what: str, writable: WritableDir, warn: Warn) -> str:
     return f"{writable.data_directory}/{base_name(path)}"
 
 
+def exchange_path(conf: Configuration, writable: WritableDir, warn: Warn) -> str:
+    """Return where the PRNG exchange file is, redirected if need be; "" for none."""
+    name = conf.text("tls_random_exchange_name")
+    return redirect(name, f"file {name}", writable, warn) if name else ""
+
+
 def directory_name(path: str) -> str:
-    """The directory of a file; `.` for a bare name or none, `/` for the root."""
+    """Return the directory of a path: `.` for a bare name or an empty path, `/` for the root."""
     stripped = path.rstrip("/")
     if not stripped:
         return "/" if path else "."
@@ -51,7 +57,7 @@ def directory_name(path: str) -> str:
 
 
 def base_name(path: str) -> str:
-    """The last part of a path; `.` when there is none, `/` for the root."""
+    """Return the last part of a path: `.` for an empty path, `/` for the root."""
     stripped = path.rstrip("/")
     if not stripped:
         return "/" if path else "."

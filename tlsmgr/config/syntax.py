@@ -1,21 +1,21 @@
-"""The lines of main.cf, and of tlsmgr.cf, which has the same syntax.
+"""syntax - the lines of main.cf, and of tlsmgr.cf, which has the same syntax.
 
 Pure functions from bytes to assignments, and one that reads a file. The daemon calls them once,
-before it forks; no lock is taken.
+before it forks; no lock is taken. No sequence of bytes raises anything but `Fatal`. Bytes that are
+not UTF-8 become surrogate escapes (PEP 383), which stand for the same bytes in file names and
+comparisons.
 
-Promises: no sequence of bytes raises anything but `Fatal`. Bytes that are no UTF-8 come through
-as surrogate escapes (PEP 383) and go back to the same bytes in file names and comparisons.
-
-Fatal, with Postfix's words: a line without `=` or without a name, a file that cannot be read.
-A warning: a file that starts in the middle of an assignment, a second value for the same name
-(the last one wins), a null byte (the rest of that line is lost).
+Fatal, with Postfix's texts: a line without `=` or without a name, a file that cannot be read. (In
+tlsmgr.cf neither is fatal: `tlsmgr_cf` catches it.) A warning: a file that starts in the middle of
+an assignment, a second value for the same name (the last one wins), a null byte (the rest of that
+line is lost).
 
 Rules: Postfix readlline.c, split_nameval.c, dict.c.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -24,22 +24,16 @@ from tlsmgr.log import Fatal
 BLANKS = b" \t\n\v\f\r"
 """isspace(3) in the C locale."""
 
+_EACH_BLANK = frozenset(BLANKS[index : index + 1] for index in range(len(BLANKS)))
+
 COOLING_PAUSE = 0.3
-"""Seconds between two readings of a file that somebody may still be writing."""
+"""Seconds between two readings of a file that may still be being written."""
 
 COOLING_READS = 10
 """Most readings of such a file."""
 
 Warn = Callable[[str], None]
-"""Takes the text of a warning: log.warning, or list.append in a test."""
-
-
-class LogicalLine(NamedTuple):
-    """A line with its continuation lines joined, and the numbers of its first and last line."""
-
-    text: bytes
-    first: int
-    last: int
+"""Takes the text of a warning or of an error: log.warning, log.error, or list.append in a test."""
 
 
 class Assignment(NamedTuple):
@@ -50,28 +44,36 @@ class Assignment(NamedTuple):
     line: int
 
 
+class _LogicalLine(NamedTuple):
+    """A line with its continuation lines joined, and the numbers of its first and last line."""
+
+    text: bytes
+    first: int
+    last: int
+
+
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def load(path: str, warn: Warn, given: Mapping[str, str] = NOTHING) -> dict[str, str]:
-    """Read a file of assignments: name to value, not expanded, on top of those in `given`.
+    """Return the assignments of a file, name to value, not expanded, on top of those in `given`.
 
-    FileNotFoundError passes, as whether a file may be missing is the caller's affair; any other
+    FileNotFoundError passes, as only the caller knows whether a file may be missing. Any other
     failure to read is fatal.
     """
     return assign(parse(read(path), path, warn), path, warn, given)
 
 
 def read(path: str) -> bytes:
-    """Read a whole file, again after a pause while it may be in the middle of a change.
+    """Return the content of a file; read it again after a pause while it may be changing.
 
     Postfix reads a file that changed in the last two seconds again and again until it is older.
-    Here two readings in a row that agree are enough, so that a start right after an edit takes
-    0.3 seconds and not two.
+    Here two equal readings in a row are enough, so that a start right after an edit takes 0.3
+    seconds and not two.
     """
     before = b""
     for reading in range(COOLING_READS):
-        content, age = read_once(path)
+        content, age = _read_once(path)
         if age > 1 or (reading and content == before):
             break
         before = content
@@ -79,8 +81,8 @@ def read(path: str) -> bytes:
     return content
 
 
-def read_once(path: str) -> tuple[bytes, float]:
-    """The content of a file, and the seconds since it last changed (infinite for the future)."""
+def _read_once(path: str) -> tuple[bytes, float]:
+    """Return the content of a file, and its age in seconds: infinite when it is in the future."""
     started = time.time()
     try:
         with open(path, "rb") as file:
@@ -96,7 +98,7 @@ def read_once(path: str) -> tuple[bytes, float]:
 
 
 def assign(
-    assignments: Iterator[Assignment], path: str, warn: Warn, given: Mapping[str, str] = NOTHING
+    assignments: Iterable[Assignment], path: str, warn: Warn, given: Mapping[str, str] = NOTHING
 ) -> dict[str, str]:
     """Collect assignments; the last one of a name wins, with a warning when the value differs."""
     values = dict(given)
@@ -109,15 +111,15 @@ def assign(
 
 
 def parse(content: bytes, path: str, warn: Warn) -> Iterator[Assignment]:
-    """Find the assignments in a file's content; `path` is for the messages only."""
-    for line in logical_lines(content):
-        if line.text[:1] in BLANKS_EACH:
+    """Yield the assignments in a file's content; `path` is for the messages only."""
+    for line in _logical_lines(content):
+        if line.text[:1] in _EACH_BLANK:
             start, rest = line.text[:30], line.text[30:]
             text = decode(start) + ("..." if rest else "")
             warn(f'{path}: logical line must not start with whitespace: "{text}"')
             continue
         if b"\0" in line.text:
-            warn(f"{path}, line {span(line)}: text after null byte may be ignored")
+            warn(f"{path}, line {_span(line)}: text after null byte may be ignored")
         text = decode(line.text.partition(b"\0")[0])
         try:
             name, value = split_nameval(text)
@@ -126,19 +128,16 @@ def parse(content: bytes, path: str, warn: Warn) -> Iterator[Assignment]:
         yield Assignment(name, value, line.first)
 
 
-BLANKS_EACH = frozenset(BLANKS[index : index + 1] for index in range(len(BLANKS)))
-
-
-def span(line: LogicalLine) -> str:
-    """The numbers of a logical line as a message shows them: `3`, or `3-5`."""
+def _span(line: _LogicalLine) -> str:
+    """Return the numbers of a logical line as a message shows them: `3`, or `3-5`."""
     return f"{line.first}" if line.first == line.last else f"{line.first}-{line.last}"
 
 
-def logical_lines(content: bytes) -> Iterator[LogicalLine]:
+def _logical_lines(content: bytes) -> Iterator[_LogicalLine]:
     """Join continuation lines: those that start with a blank continue the one before.
 
     Empty lines, blank lines and comments are skipped, between continuation lines too. The newline
-    goes, the leading blanks of a continuation line stay.
+    is dropped, the leading blanks of a continuation line stay.
     """
     pieces: list[bytes] = []
     first = last = 0
@@ -146,37 +145,37 @@ def logical_lines(content: bytes) -> Iterator[LogicalLine]:
         stripped = line.strip(BLANKS)
         if not stripped or stripped.startswith(b"#"):
             continue
-        if pieces and line[:1] not in BLANKS_EACH:
-            yield LogicalLine(b"".join(pieces), first, last)
+        if pieces and line[:1] not in _EACH_BLANK:
+            yield _LogicalLine(b"".join(pieces), first, last)
             pieces = []
         if not pieces:
             first = number
         pieces.append(line)
         last = number
     if pieces:
-        yield LogicalLine(b"".join(pieces), first, last)
+        yield _LogicalLine(b"".join(pieces), first, last)
 
 
 def split_nameval(text: str) -> tuple[str, str]:
-    """Split `name = value`, without blanks at the ends of either.
+    """Return name and value of `name = value`, without blanks at the ends of either.
 
-    ValueError, with Postfix's words for what is missing.
+    Raise ValueError, with Postfix's text for what is missing.
     """
     blanks = BLANKS.decode()
     left, equals, value = text.partition("=")
-    words = left.lstrip(blanks).rstrip(blanks)
-    if not words:
+    name = left.strip(blanks)
+    if not name:
         raise ValueError("missing attribute name")
-    if not equals or any(char in blanks for char in words):
+    if not equals or any(char in blanks for char in name):
         raise ValueError("missing '=' after attribute name")
-    return words, value.strip(blanks)
+    return name, value.strip(blanks)
 
 
 def decode(content: bytes) -> str:
-    """Bytes of a file as text; what is no UTF-8 becomes surrogate escapes."""
+    """Return the bytes of a file as text; bytes that are not UTF-8 become surrogate escapes."""
     return content.decode("utf-8", "surrogateescape")
 
 
 def encode(text: str) -> bytes:
-    """The bytes that `decode` made text of."""
+    """Return the bytes that `decode` made text of."""
     return text.encode("utf-8", "surrogateescape")

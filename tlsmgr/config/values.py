@@ -1,8 +1,8 @@
-"""From the expanded text of a parameter to its value: time, number, text or yes/no.
+"""values - from the expanded text of a parameter to its value: time, number, size, text or yes/no.
 
-Pure functions. Whatever is wrong with a value is fatal, in the words of Postfix's mail_conf_time.c,
-mail_conf_int.c, mail_conf_long.c, mail_conf_str.c and mail_conf_bool.c; this module states what
-they accept, which is that of strtol(3).
+Pure functions. A bad value is fatal, with the text of Postfix's mail_conf_time.c, mail_conf_int.c,
+mail_conf_str.c or mail_conf_bool.c. Numbers and times accept what strtol(3) accepts. Sizes exist
+only among the parameters of our own, where `tlsmgr_cf` turns what is fatal here into an error line.
 """
 
 import re
@@ -16,30 +16,34 @@ from tlsmgr.log import Fatal
 Value = str | int | bool
 
 INT_LIMIT = 2**31 - 1
-LONG_LIMIT = 2**63 - 1
-
-STRTOL = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)", re.ASCII)
 
 TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 """Seconds of a time unit."""
 
+SIZE_UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+"""Bytes of a size unit; a value may have it in upper or lower case."""
+
+_STRTOL = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)", re.ASCII)
+_SIZE = re.compile(r"0*([0-9]{1,15})([kmg]?)", re.ASCII | re.IGNORECASE)
+
 
 class Kind(Enum):
-    """The type of a parameter; the value is what a manual page calls it."""
+    """The type of a parameter; the value is its name in log lines."""
 
     TEXT = "text"
     NUMBER = "number"
-    BYTES = "bytes"
+    SIZE = "size"
     TIME = "time"
     FLAG = "yes or no"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One row: name, type, default as in a configuration file, what it is for, and bounds.
+    """One row of the parameter table.
 
-    Bounds are for a number, the seconds of a time, or the length of a text; None for none. The
-    defaults of myhostname and mydomain are worked out at start.
+    `default` is written as in a configuration file; those of myhostname and mydomain depend on
+    the machine. `purpose` is printed in the manual page. `minimum` and `maximum` bound a number, a
+    size in bytes, a time in seconds, or the length of a text in bytes; None means no bound.
     """
 
     name: str
@@ -51,17 +55,23 @@ class Parameter:
 
 
 def convert(kind: Kind, name: str, text: str, minimum: int | None, maximum: int | None) -> Value:
-    """The value of parameter `name` whose expanded text is `text`.
+    """Return the value of parameter `name`, whose expanded text is `text`.
 
-    `minimum` and `maximum` bound a number, the seconds of a time, or the length of a text in
-    bytes; None means unbounded. Returns str for TEXT, int for NUMBER and BYTES, int (seconds) for
-    TIME, bool for FLAG.
+    The bounds are those of `Parameter`. The value is a str for TEXT, a bool for FLAG, otherwise an
+    int: for SIZE in bytes, for TIME in seconds. Raise Fatal for a bad value.
     """
-    return CONVERSIONS[kind](name, text, minimum, maximum)
+    return _CONVERSIONS[kind](name, text, minimum, maximum)
 
 
-def convert_text(name: str, text: str, minimum: int | None, maximum: int | None) -> str:
-    """Any text of the right length."""
+def size_text(size: int) -> str:
+    """Return a size in the largest unit that divides it, as in `64M`."""
+    unit = max(
+        (unit for unit, n in SIZE_UNITS.items() if size % n == 0), key=SIZE_UNITS.__getitem__
+    )
+    return f"{size // SIZE_UNITS[unit]}{unit}"
+
+
+def _text(name: str, text: str, minimum: int | None, maximum: int | None) -> str:
     length = len(encode(text))
     if minimum is not None and length < minimum:
         raise Fatal(f"bad string length {length} < {minimum}: {name} = {text}")
@@ -70,23 +80,24 @@ def convert_text(name: str, text: str, minimum: int | None, maximum: int | None)
     return text
 
 
-def convert_number(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
-    """A decimal number that fits a C int."""
-    return bounded_number(name, text, minimum, maximum, INT_LIMIT)
-
-
-def convert_bytes(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
-    """A decimal number that fits a C long."""
-    return bounded_number(name, text, minimum, maximum, LONG_LIMIT)
-
-
-def bounded_number(
-    name: str, text: str, minimum: int | None, maximum: int | None, limit: int
-) -> int:
-    """A decimal number from -limit - 1 to limit, within the parameter's own bounds."""
-    value, rest = strtol(text)
-    if not text or rest or not -limit - 1 <= value <= limit:
+def _number(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
+    """Return a decimal number that fits a C int."""
+    value, rest = _strtol(text)
+    if not text or rest or not -INT_LIMIT - 1 <= value <= INT_LIMIT:
         raise Fatal(f"bad numerical configuration: {name} = {text}")
+    return _bounded(name, value, minimum, maximum)
+
+
+def _size(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
+    """Return the bytes of a number with the suffix k, M, G or none."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise Fatal(f"bad size: {name} = {text}")
+    unit = match[2].lower() if match[2] in "kK" else match[2].upper()
+    return _bounded(name, int(match[1]) * SIZE_UNITS[unit], minimum, maximum)
+
+
+def _bounded(name: str, value: int, minimum: int | None, maximum: int | None) -> int:
     if minimum is not None and value < minimum:
         raise Fatal(f"invalid {name} parameter value {value} < {minimum}")
     if maximum is not None and value > maximum:
@@ -94,13 +105,13 @@ def bounded_number(
     return value
 
 
-def convert_time(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
-    """A number and a unit (default: seconds), in seconds.
+def _time(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
+    """Return the seconds of a number with a unit; without a unit it is in seconds.
 
-    Of what follows the number only the first character counts, and no number at all is zero, as
-    in Postfix conv_time.c: `10sfoo` is ten seconds.
+    As in Postfix's conv_time.c, only the first character behind the number counts, and a missing
+    number is zero: `10sfoo` is ten seconds.
     """
-    value, rest = strtol(text)
+    value, rest = _strtol(text)
     unit = TIME_UNITS.get(rest[:1] or "s", 0)
     if not text or not unit or not 0 <= value <= INT_LIMIT:
         raise Fatal(f"parameter {name}: bad time value or unit: {text}")
@@ -114,29 +125,29 @@ def convert_time(name: str, text: str, minimum: int | None, maximum: int | None)
     return seconds
 
 
-def convert_flag(name: str, text: str, _minimum: int | None, _maximum: int | None) -> bool:
-    """`yes` or `no`, in any case."""
-    word = text.lower() if text.isascii() else text
+def _flag(name: str, text: str, _minimum: int | None, _maximum: int | None) -> bool:
+    """Return whether the text is `yes`; the other good value is `no`, both in any case."""
+    word = text.lower()
     if word not in ("yes", "no"):
         raise Fatal(f"bad boolean configuration: {name} = {text}")
     return word == "yes"
 
 
-CONVERSIONS: dict[Kind, Callable[[str, str, int | None, int | None], Value]] = {
-    Kind.TEXT: convert_text,
-    Kind.NUMBER: convert_number,
-    Kind.BYTES: convert_bytes,
-    Kind.TIME: convert_time,
-    Kind.FLAG: convert_flag,
+_CONVERSIONS: dict[Kind, Callable[[str, str, int | None, int | None], Value]] = {
+    Kind.TEXT: _text,
+    Kind.NUMBER: _number,
+    Kind.SIZE: _size,
+    Kind.TIME: _time,
+    Kind.FLAG: _flag,
 }
 
 
-def strtol(text: str) -> tuple[int, str]:
-    """The number that a text starts with, and the rest; zero and all of the text without one.
+def _strtol(text: str) -> tuple[int, str]:
+    """Return the number that a text starts with, and the rest; zero and the text without one.
 
-    A number of more than 20 digits comes out wrong but too large for any C type.
+    A number of more than 20 digits is cut to 20, which is still too large for any C type.
     """
-    match = STRTOL.match(text)
+    match = _STRTOL.match(text)
     if match is None:
         return 0, text
     return int(match[1] + match[2][:20]), text[match.end() :]

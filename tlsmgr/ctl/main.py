@@ -1,8 +1,11 @@
-"""main - tlsmgrctl(1), the operator's command: ask a running tlsmgr by hand
+"""main - tlsmgrctl(1), the operator's command: ask a running tlsmgr by hand.
 
-Reads the command line, makes one request, prints the result on standard output. It promises one
-line on standard error for whatever goes wrong, never a traceback, and the exit status below.
-It needs no configuration: the socket's path is all that it must know of the server.
+Reads the command line, makes one request, prints the result on standard output. Any failure is one
+line on standard error, never a traceback. It needs no configuration file and no package: only the
+path of the server's socket, which ``place`` finds.
+
+Commands that are one request to the server are rows of REQUESTS in ``requests``. Each other command
+is a file beside this one, and a row of COMMANDS.
 """
 
 from __future__ import annotations
@@ -12,15 +15,33 @@ import base64
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
+from tlsmgr import __version__
 from tlsmgr.client import DEFAULT_TIMEOUT, Client, TlsmgrError
+from tlsmgr.ctl import report
+from tlsmgr.ctl.place import default_socket
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
 NAME = "tlsmgrctl"
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # what a shell reports for SIGINT
+
+
+class Command(NamedTuple):
+    """A command that is not one request: its help line, its arguments, and what it does."""
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "report": Command(report.SUMMARY, report.add_arguments, report.run),
+}
 
 DESCRIPTION = """\
 Ask a running tlsmgr, the TLS session cache and PRNG manager of Postfix, what the
@@ -39,16 +60,16 @@ examples:
   tlsmgrctl policy smtp
   tlsmgrctl seed 32
   tlsmgrctl update smtp some-id <session.der
-  tlsmgrctl lookup smtp some-id --raw >session.der
-  tlsmgrctl --socket /var/spool/postfix/private/tlsmgr policy smtpd
+  tlsmgrctl lookup --raw smtp some-id >session.der
+  tlsmgrctl report /var/log/mail.log
 
-The last one asks the tlsmgr that runs under Postfix, and needs to be root.
-A cache id that starts with a dash goes after `--`.
+A cache id that starts with a dash goes after `--`. Only root and the mail owner
+can ask the tlsmgr that runs under Postfix.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with those arguments (default: the process's); the exit status."""
+    """Run the command with these arguments (default: the process's); return the exit status."""
     try:
         try:
             return _run(_parser().parse_args(argv))
@@ -57,18 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader has seen enough; nor must the flush at exit complain
+    except BrokenPipeError:  # the reader has gone; the flush at the end must not fail as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
-    except OSError as exc:
-        return _fail(exc.strerror or str(exc))
-    except TlsmgrError as exc:
-        return _fail(str(exc))
+    except OSError as error:
+        return _fail(error.strerror or str(error))
+    except TlsmgrError as error:
+        return _fail(str(error))
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    request: Request = arguments.request
-    with Client(arguments.socket, arguments.timeout) as client:
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
+def _ask(request: Request, arguments: argparse.Namespace) -> int:
+    socket = arguments.socket or default_socket(os.environ)
+    with Client(socket, arguments.timeout) as client:
         result = request.run(client, arguments)
     with open(1, "wb", closefd=False) as stdout:
         stdout.write(_printable(result, raw=request.binary and arguments.raw))
@@ -76,22 +102,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _printable(result: Result, raw: bool) -> bytes:
-    if isinstance(result, str):
-        return result.encode()
+    if isinstance(result, list):
+        return "".join(f"{line}\n" for line in result).encode()
     return result if raw else base64.b64encode(result) + b"\n"
 
 
 def _fail(reason: str) -> int:
     print(f"{NAME}: {reason}", file=sys.stderr)
     return EXIT_FAILED
-
-
-def default_socket() -> str:
-    """Where scripts/tlsmgr-start listens: below $XDG_STATE_HOME, or ~/.local/state."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # the XDG specification says to ignore such a value
-        state = os.path.expanduser("~/.local/state")
-    return os.path.join(state, "tlsmgr/private/tlsmgr")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,16 +119,21 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(parser, default_socket(), DEFAULT_TIMEOUT)
-    requests = parser.add_subparsers(title="requests", metavar="REQUEST", required=True)
+    _add_options(parser, None, DEFAULT_TIMEOUT)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="requests", metavar="REQUEST", required=True)
     for name, request in REQUESTS.items():
-        _add_request(requests.add_parser(name, help=request.summary), request)
+        _add_request(commands.add_parser(name, help=request.summary), request)
+    for name, command in COMMANDS.items():
+        child = commands.add_parser(name, help=command.summary)
+        child.set_defaults(run=command.run)
+        command.add_arguments(child)
     return parser
 
 
 def _add_request(parser: argparse.ArgumentParser, request: Request) -> None:
     parser.description = f"{request.summary[0].upper()}{request.summary[1:]}. {request.notes}"
-    parser.set_defaults(request=request)
+    parser.set_defaults(run=partial(_ask, request))
     for name in request.arguments:
         argument = ARGUMENTS[name]
         parser.add_argument(
@@ -126,13 +149,14 @@ def _add_request(parser: argparse.ArgumentParser, request: Request) -> None:
     _add_options(parser, argparse.SUPPRESS, argparse.SUPPRESS)
 
 
-def _add_options(parser: argparse.ArgumentParser, socket: str, timeout: float | str) -> None:
-    """The options that are good before and after the request; only the former set defaults."""
+def _add_options(parser: argparse.ArgumentParser, socket: str | None, timeout: float | str) -> None:
+    """Add the options that may stand before or after the request; those before have defaults."""
     parser.add_argument(
         "--socket",
         metavar="PATH",
         default=socket,
-        help=f"the server's UNIX-domain socket (default: {default_socket()})",
+        help="the server's UNIX-domain socket (default: that of the Postfix that has this program"
+        " enabled, else that of tlsmgr-start)",
     )
     parser.add_argument(
         "--timeout",

@@ -1,9 +1,8 @@
-"""requests - the requests that tlsmgrctl can make: one table row, one function each
+"""requests - the commands of tlsmgrctl that are one request to the server: seed, policy and so on.
 
-A function takes the client and the parsed arguments, makes one call, and returns what to print:
-bytes for binary results, text for lines, empty text for nothing. NotFound says that the server
-has no such object, which is an answer and no failure of the server; all other errors are those
-of tlsmgr.client, and pass through.
+Each row of REQUESTS has a function that makes one call of the client library and returns the
+result: bytes, or lines of text. It prints nothing. NotFound is an answer of the server, not a
+failure; other errors are those of tlsmgr.client, and pass through.
 """
 
 from __future__ import annotations
@@ -15,27 +14,27 @@ from dataclasses import dataclass
 
 from tlsmgr.client import Client, TlsmgrError
 
-Result = bytes | str
+Result = bytes | list[str]
 
 
 class NotFound(TlsmgrError):
-    """The server answered: there is no such session or key."""
+    """The server answered that there is no such session or key."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One row: the function, whether its result is binary, and what `--help` says."""
+    """One row: the function, its arguments by name, and the help text."""
 
     run: Callable[[Client, Namespace], Result]
     summary: str
     arguments: tuple[str, ...]
-    binary: bool = False
+    binary: bool = False  # it has --raw
     notes: str = ""
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A positional argument: the keyword arguments of argparse, and how to read the text."""
+    """A positional argument, as argparse has it; ``type`` reads the text."""
 
     help: str
     type: Callable[[str], object] = str
@@ -49,7 +48,7 @@ def _seed(client: Client, arguments: Namespace) -> Result:
 
 def _policy(client: Client, arguments: Namespace) -> Result:
     policy = client.policy(arguments.type)
-    return f"cachable {'yes' if policy.cachable else 'no'}\ntimeout {policy.timeout}\n"
+    return [f"cachable {'yes' if policy.cachable else 'no'}", f"timeout {policy.timeout}"]
 
 
 def _lookup(client: Client, arguments: Namespace) -> Result:
@@ -63,13 +62,13 @@ def _update(client: Client, arguments: Namespace) -> Result:
     with open(0, "rb", closefd=False) as stdin:
         session = stdin.read()
     client.update(arguments.type, arguments.id, session)
-    return ""
+    return []
 
 
 def _delete(client: Client, arguments: Namespace) -> Result:
     if not client.delete(arguments.type, arguments.id):
         raise NotFound(f"no such session in the {arguments.type} cache")
-    return ""
+    return []
 
 
 def _tktkey(client: Client, arguments: Namespace) -> Result:
@@ -99,19 +98,19 @@ ARGUMENTS: Mapping[str, Argument] = {
 }
 
 REQUESTS: Mapping[str, Request] = {
-    "seed": Request(_seed, "random bytes from the server's generator", ("N",), binary=True),
+    "seed": Request(_seed, "print random bytes from the server's generator", ("N",), binary=True),
     "policy": Request(
         _policy,
-        "is there a session cache of that type, and how long does a session live in it",
+        "print whether there is a session cache of that type, and how long a session lives in it",
         ("TYPE",),
-        notes="Prints two lines, `cachable yes` or `cachable no`, and `timeout SECONDS`.",
+        notes="Two lines, `cachable yes` or `cachable no`, and `timeout SECONDS`.",
     ),
     "lookup": Request(_lookup, "print a session", ("TYPE", "ID"), binary=True),
     "update": Request(
         _update,
         "store a session, read from standard input",
         ("TYPE", "ID"),
-        notes="Standard input is taken byte for byte up to its end, as `lookup --raw` prints it.",
+        notes="Standard input is stored byte for byte up to its end, as `lookup --raw` prints it.",
     ),
     "delete": Request(_delete, "remove a session", ("TYPE", "ID")),
     "tktkey": Request(
@@ -119,7 +118,7 @@ REQUESTS: Mapping[str, Request] = {
         "print a session ticket key, which is a secret",
         ("NAME",),
         binary=True,
-        notes="Prints 88 bytes: name (16), cipher key (32), HMAC key (32), and the time when the "
-        "key stops serving new tickets (8, native byte order, seconds).",
+        notes="88 bytes: name (16), cipher key (32), HMAC key (32), and the time from which it "
+        "is not used for new tickets (8, native byte order, seconds).",
     ),
 }

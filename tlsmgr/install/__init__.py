@@ -1,7 +1,7 @@
-"""switching - tlsmgr-postfix(8): put this tlsmgr in the place of Postfix's own, and back.
+"""install - tlsmgr-postfix(8): use this tlsmgr in a Postfix instance, or Postfix's own again.
 
-``instance`` is one Postfix system as seen through postconf(1) and postfix(1), ``launcher`` the file
-under daemon_directory that master(8) starts, ``trial`` what is tried before anything is changed,
-``__main__`` the three commands. Standard library only, like all that it imports: the way back must
-not depend on packages that may be what broke.
+``master_cf`` is a Postfix instance: its parameters, its tlsmgr service, its processes. ``launcher``
+is the shell script under daemon_directory that master(8) starts. ``trial`` is the test start, and
+what is checked beside it. ``__main__`` has the three commands. Standard library only: ``disable``
+must work when a package is what broke.
 """

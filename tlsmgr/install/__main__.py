@@ -1,12 +1,13 @@
 """tlsmgr-postfix enable | disable | status: which tlsmgr a Postfix instance uses.
 
-Each change is a line on standard output. The order of steps is such that Postfix works after each
-of them, and what was done is undone when a later one fails, is interrupted, or leaves Postfix with
-a tlsmgr that does not answer: first the launcher, then its trial, then master.cf, then the reload,
-then a request to the one that runs.
+Each change is a line on standard output. ``enable`` makes a test start, installs the launcher,
+changes master.cf, reloads Postfix, and waits until ours answers. When a step fails or is
+interrupted, master.cf is put back. Each file is replaced by rename and in this order, so that
+Postfix works even if this process is killed between two steps.
 
 Exit status: 0 when done, or when it was so before; 1 with one ``fatal:`` line on standard error;
-64 for a mistake on the command line. ``status``: 0 when ours is enabled, 1 when not.
+64 for a mistake on the command line. ``status`` is for monitoring: 0 when ours serves, else 2.
+One such command at a time for a daemon_directory: it is locked with flock(2).
 """
 
 from __future__ import annotations
@@ -19,29 +20,35 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
-from tlsmgr.install import change, trial
-from tlsmgr.install.change import say
-from tlsmgr.install.instance import STOCK, Instance, Service
-from tlsmgr.install.launcher import NAME, Content, Launcher
+from tlsmgr import __version__
+from tlsmgr.bootstrap import NOTE
+from tlsmgr.install import trial
+from tlsmgr.install.launcher import NAME, Launcher, read_note
+from tlsmgr.install.master_cf import STOCK, Instance, Running
 from tlsmgr.log import Fatal
 
 CHECKOUT = os.path.abspath(f"{os.path.dirname(__file__)}/../..")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE_ERROR = 64  # sysexits(3), EX_USAGE
+NOT_SERVING = 2  # of status
 
 
 def options() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="tlsmgr-postfix",
-        description="Put this tlsmgr in the place of Postfix's own, put that back, or say which of"
-        " them is in use. See tlsmgr-postfix(8).",
+        description="Use this tlsmgr in a Postfix instance, use Postfix's own again, or show which"
+        " of them serves. See tlsmgr-postfix(8).",
     )
     parser.add_argument("command", choices=COMMANDS, help="what to do")
     parser.add_argument(
         "-c", dest="directory", metavar="CONFIG_DIR", help="the directory with main.cf and"
         " master.cf of the Postfix instance (default: that of postconf)",
     )  # fmt: skip
+    version = f"%(prog)s {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version")
     return parser
 
 
@@ -51,62 +58,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = options().parse_args(arguments)
     except SystemExit as end:
         return USAGE_ERROR if end.code else 0
-    for number in change.SIGNALS:
+    for number in SIGNALS:
         signal.signal(number, _interrupted)
     try:
         if os.geteuid() != 0:
             raise Fatal("only root can do this")
         return COMMANDS[chosen.command](Instance(chosen.directory))
     except Fatal as error:
-        return _fail(error.text)
+        text = error.text
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    _complain(f"fatal: {text}")
+    return NOT_SERVING if chosen.command == "status" else 1
 
 
 def enable(instance: Instance) -> int:
     """Have master(8) start ours."""
-    with _alone(instance), contextlib.ExitStack() as undo:
+    with _lock(instance):
         service, launcher = instance.service(), _launcher(instance)
+        if service.command not in (STOCK, NAME):
+            raise Fatal(
+                f"{instance.master_cf}: the command of service {service.name} is"
+                f" {service.command}, not {STOCK}"
+            )
         trial.check_service(service)
-        trial.check_configuration(instance, service, _warn)
-        _warn_of_strangers()
-        fresh = change.install(launcher, _with_user(launcher.read(), instance, service), undo)
-        if fresh or service.command != NAME:
-            trial.run(instance, service, launcher.path)
-            say("tried it: it starts and answers")
-        _switch(instance, NAME, undo, fresh)
-        undo.pop_all()
+        launcher.text()  # Fatal when it is not ours
+        _warn_about_unsafe_paths()
+        with launcher.candidate(CHECKOUT) as candidate:
+            for text in trial.run(instance, service, candidate):
+                _complain(text)
+            _say("test start succeeded")
+            if launcher.install(candidate):
+                _say(f"installed {launcher.path}, which runs {CHECKOUT}")
+        _switch(instance, NAME)
     return 0
 
 
 def disable(instance: Instance) -> int:
-    """Have master(8) start what it started before."""
-    with _alone(instance), contextlib.ExitStack() as undo:
+    """Have master(8) start Postfix's own."""
+    with _lock(instance):
         command, launcher = instance.service().command, _launcher(instance)
-        content = launcher.read() or Content(CHECKOUT)
+        _switch(instance, STOCK if command == NAME else command)
+        Path(instance["queue_directory"], NOTE).unlink(missing_ok=True)
         if command == NAME:
-            command = content.users.get(instance.directory, STOCK)
-        program = f"{instance['daemon_directory']}/{command}"
-        if not os.access(program, os.X_OK):
-            raise Fatal(f"cannot execute {program}, which was in use before")
-        _switch(instance, command, undo)
-        undo.pop_all()
-        change.release(launcher, content.without_user(instance.directory))
+            _say(f"kept {launcher.path}, which another instance may use")
     return 0
 
 
 def status(instance: Instance) -> int:
-    """Say which one master.cf names, and which one runs."""
-    command, content = instance.service().command, _launcher(instance).read()
-    enabled = command == NAME and content is not None
-    say(f"{instance.directory}: {'enabled' if enabled else 'not enabled'}")
-    if command == NAME:
-        what = f"which runs {content.checkout}" if content else "which is missing: enable it again"
-        say(f"configured: {command}, {what}")
-    else:
-        say(f"configured: {command}")
-    say(f"running: {change.describe(instance)}")
-    return 0 if enabled else 1
+    """Show whether ours serves, and why not; what is configured; what runs."""
+    command, launcher = instance.service().command, _launcher(instance)
+    problem = _problem(instance, command, launcher)
+    _say(f"{instance.directory}: {problem or 'ours serves'}")
+    checkout = launcher.checkout() if command == NAME else None
+    _say(f"configured: {command}" + (f", which runs {checkout}" if checkout else ""))
+    _say(f"running: {_describe(instance)}")
+    return NOT_SERVING if problem else 0
 
 
 COMMANDS: Mapping[str, Callable[[Instance], int]] = {
@@ -116,28 +123,99 @@ COMMANDS: Mapping[str, Callable[[Instance], int]] = {
 }
 
 
-def _switch(
-    instance: Instance, command: str, undo: contextlib.ExitStack, fresh: bool = False
-) -> None:
-    """From the line in master.cf to the process that serves; ``fresh``: the command is new."""
-    edited = change.edit(instance, command, undo)
+def _problem(instance: Instance, command: str, launcher: Launcher) -> str | None:
+    """Return why ours does not serve, None when it does."""
+    if command != NAME:
+        return "not enabled"
+    if launcher.text() is None:
+        return f"{launcher.path} is missing; run enable again"
+    if not instance.runs():
+        return "enabled, but Postfix is not running"
+    answers, running = instance.answers(), instance.tlsmgr()
+    if running is not None and running.ours:
+        return None if answers else f"pid {running.pid} does not answer"
+    try:
+        trial.run(instance, instance.service(), launcher.path)
+        now = "a test start succeeds now, run enable or reload Postfix"
+    except Fatal as error:
+        now = error.text
+    if running is None:
+        return f"does not start: {now}"
+    return f"Postfix's own in place of ours: {_reason(instance)} ({now})"
+
+
+def _reason(instance: Instance) -> str:
+    """Return why Postfix's own runs, which the launcher noted."""
+    note = read_note(instance["queue_directory"])
+    if note.master == instance.master_pid() and note.reason:
+        return note.reason
+    return "Postfix was not reloaded"
+
+
+def _switch(instance: Instance, command: str) -> None:
+    """Have master.cf name the command, and the process that serves be of it."""
+    before = instance.service().command
+    try:
+        if before != command:
+            instance.set_command(command)
+            if instance.service().command != command:
+                raise Fatal(f"cannot edit {instance.master_cf}")
+            _say(f"{instance.master_cf}: changed the tlsmgr command from {before} to {command}")
+        if not instance.runs():
+            _say("Postfix is not running; takes effect at next start")
+        elif before != command or _is_stale(instance, command):
+            _reload(instance, command)
+        else:
+            _say(f"nothing to change; running: {_describe(instance)}")
+    except BaseException:
+        if before != command:
+            _put_back(instance, before)
+        raise
+
+
+def _is_stale(instance: Instance, command: str) -> bool:
+    """Return whether what runs is not of the command, or older than the checkout."""
     running = instance.tlsmgr()
-    stale = running is not None and running.ours != (command == NAME)
-    if edited or fresh or stale:
-        change.reload(instance, command)
-    else:
-        how = "enabled" if command == NAME else "not enabled"
-        say(f"{instance.directory}: {how}, as before; running: {change.describe(instance)}")
+    if running is None:
+        return False
+    if command != NAME or not running.ours:
+        return running.ours or command == NAME
+    paths = [Path(_launcher(instance).path), *Path(CHECKOUT, ".venv").glob("installed*")]
+    paths += Path(CHECKOUT, "tlsmgr").rglob("*.py")
+    return any(path.stat().st_mtime > running.started for path in paths)
 
 
-def _with_user(before: Content | None, instance: Instance, service: Service) -> Content:
-    """What the launcher is to say: with this instance, and the command that it has or had."""
-    users = dict(before.users) if before else {}
-    if service.command == NAME:
-        users.setdefault(instance.directory, STOCK)
-    else:
-        users[instance.directory] = service.command
-    return Content(CHECKOUT, users)
+def _reload(instance: Instance, command: str) -> None:
+    """Reload Postfix, and wait for the answer of the right tlsmgr."""
+    before = instance.tlsmgr()
+    instance.reload()
+    running = instance.wait_for_answer(before)
+    if running is None:
+        raise Fatal("no tlsmgr answers under master(8); the mail log has the reason")
+    if running.ours != (command == NAME):
+        raise Fatal(f"{command} does not start under master(8): {_reason(instance)}")
+    _say(f"reloaded Postfix; running: {_describe(instance)}")
+
+
+def _put_back(instance: Instance, command: str) -> None:
+    """Undo the change of master.cf; this is not interrupted."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    instance.set_command(command)
+    _say(f"{instance.master_cf}: put back the command {command}")
+    if instance.runs():
+        try:
+            _reload(instance, command)
+        except Fatal as error:
+            _complain(f"warning: {error.text}")
+
+
+def _describe(instance: Instance) -> str:
+    """Return which tlsmgr runs, with its process id."""
+    running: Running | None = instance.tlsmgr() if instance.runs() else None
+    if running is None:
+        return "nothing"
+    return f"{NAME if running.ours else STOCK}, pid {running.pid}"
 
 
 def _launcher(instance: Instance) -> Launcher:
@@ -145,8 +223,7 @@ def _launcher(instance: Instance) -> Launcher:
 
 
 @contextlib.contextmanager
-def _alone(instance: Instance) -> Iterator[None]:
-    """Keep a second of these commands from changing the same launcher meanwhile."""
+def _lock(instance: Instance) -> Iterator[None]:
     directory = os.open(instance["daemon_directory"], os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -155,13 +232,13 @@ def _alone(instance: Instance) -> Iterator[None]:
         os.close(directory)
 
 
-def _warn_of_strangers() -> None:
+def _warn_about_unsafe_paths() -> None:
     found = list(islice(trial.unsafe_paths(CHECKOUT), 2))
     if found:
         more = " and others" if len(found) > 1 else ""
-        _warn(
-            f"not owned by root, or writable by others: {found[0]}{more};"
-            " who can change it can become root, since master(8) runs it as root"
+        _complain(
+            f"warning: not owned by root, or writable by others: {found[0]}{more};"
+            " master(8) runs it as root, so anyone who can change it can become root"
         )
 
 
@@ -169,13 +246,8 @@ def _interrupted(number: int, _: object) -> None:
     raise Fatal(f"interrupted by signal {number}")
 
 
-def _fail(text: str) -> int:
-    _complain(f"fatal: {text}")
-    return 1
-
-
-def _warn(text: str) -> None:
-    _complain(f"warning: {text}")
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _complain(text: str) -> None:

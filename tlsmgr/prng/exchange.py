@@ -42,19 +42,18 @@ class ExchangeError(Exception):
 class ExchangeFile:
     """One exchange file; with an empty name there is none, and nothing is done."""
 
-    def __init__(self, path: str, period: int, pool: Pool) -> None:
+    def __init__(self, path: str, period: int, pool: Pool, directory: int = -1) -> None:
         """Take the values of tls_random_exchange_name and tls_random_prng_update_period.
 
-        `period` is in seconds. Nothing is opened yet.
+        `period` is in seconds; `directory` is a descriptor of the directory, if it is open already.
         """
         self._path = path
         self._period = period
         self._pool = pool
-        self._directory = -1
+        self._directory = directory
         self._existed = False
         self._locked_since: float | None = None
         self._limit = log.Limit(WARNING_INTERVAL)
-        self._failed = False
 
     def open(self, now: float) -> None:
         """Open the directory of the file: before the jail, as the owner of the file."""
@@ -80,7 +79,7 @@ class ExchangeFile:
         if not done:
             return self._postpone(now)
         self._locked_since = None
-        self._report_success()
+        self._limit.over(f"PRNG exchange file {self._path}: works again")
         return next_delay(self._period, self._pool)
 
     def save(self) -> None:
@@ -162,15 +161,7 @@ class ExchangeFile:
 
     def _report(self, reason: str, now: float) -> None:
         """Log a failure, but not each time."""
-        self._failed = True
         self._limit.warning(reason, f"PRNG exchange file {self._path}: {reason}", now)
-
-    def _report_success(self) -> None:
-        """Log once that a failure is over."""
-        if self._failed:
-            log.info(f"PRNG exchange file {self._path}: works again")
-            self._failed = False
-            self._limit = log.Limit(WARNING_INTERVAL)
 
 
 def _lock(fd: int) -> bool:

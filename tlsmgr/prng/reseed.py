@@ -35,7 +35,6 @@ class Reseeder:
         self._health = Health()
         self._reading: Reading | None = None
         self._limit = log.Limit(WARNING_INTERVAL)
-        self._failed = False
 
     def open(self, now: float) -> None:
         """Open the source: before the jail, with the privileges that it needs."""
@@ -66,8 +65,12 @@ class Reseeder:
             return retry_delay(self._period, self._pool)
         assert data is not None
         self._pool.stir(data)
-        self._report_success()
+        self._limit.over(f"{self._name}: works again")
         return next_delay(self._period, self._pool)
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptors that the process that calls run() must keep open."""
+        return self._source.descriptors() if self._source is not None else set()
 
     def _step(self, now: float) -> bytes | None:
         """Return the result of the reading, or None while it has to wait."""
@@ -88,12 +91,4 @@ class Reseeder:
 
     def _report(self, reason: str, now: float) -> None:
         """Log a failure, but not each time."""
-        self._failed = True
         self._limit.warning(reason, f"{self._name}: {reason}", now)
-
-    def _report_success(self) -> None:
-        """Log once that a failure is over."""
-        if self._failed:
-            log.info(f"{self._name}: works again")
-            self._failed = False
-            self._limit = log.Limit(WARNING_INTERVAL)

@@ -47,6 +47,9 @@ class Source(Protocol):
     def read(self, n: int) -> Reading:
         """Start a reading of up to `n` bytes; its result has at least one. Raises SourceError."""
 
+    def descriptors(self) -> set[int]:
+        """Return the descriptors that are open."""
+
 
 def source_of(value: str) -> Source | None:
     """Return the unopened source that the value of tls_random_source names; None for none."""
@@ -76,6 +79,10 @@ class _Named:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptor, if it is open."""
+        return {self._fd} if self._fd >= 0 else set()
 
     def _open_if_possible(self) -> None:
         """Open it again; if that fails, as it may in the jail, keep the descriptor that is open."""
@@ -168,6 +175,10 @@ class Egd:
         except SourceError:
             self._close()  # out of step: the next bytes may answer the question before
             raise
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptor of the connection, if there is one."""
+        return {self._socket.fileno()} if self._socket else set()
 
     def _close(self) -> None:
         """Close the connection if there is one."""

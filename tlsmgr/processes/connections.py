@@ -1,11 +1,20 @@
-"""clients - one worker's connections: bytes in, bytes out, and nobody waits for anybody.
+"""connections - the connections of one worker: bytes in, bytes out; no client can block another.
 
-A client is a descriptor, a reader while a request is in pieces, and the part of a reply that the
-peer has not taken yet. While a reply is stuck nothing more is read from that client, so that both
-buffers are bounded and a slow or silent peer costs only itself. Clients with something half-done
-are remembered with the time; ``overdue`` names those to give up.
+A connection is a descriptor and a state:
 
-Runs in a worker, on non-blocking descriptors. Nothing is fatal: a connection that fails is closed.
+    READY     nothing is half-done            -> READING   part of a request came
+                                              -> WAITING   a request is answered with others
+                                              -> WRITING   the client does not take its reply
+    READING   its reader holds part of a      -> READY     the request is complete and answered
+              request                         -> WAITING, WRITING   as above
+    WAITING   the end of the iteration, or    -> READY, READING     the reply is sent
+              the next one, goes on with it   -> WRITING
+    WRITING   the rest of a reply is kept;    -> READY, READING     the client took all of it
+              nothing is read meanwhile
+
+A slow or silent client costs only itself. Memory is bounded: per request (REQUEST_LIMIT of wire),
+and for all half-done business of a worker together (MEMORY_LIMIT): then the largest one is closed.
+Runs in a worker, on non-blocking descriptors. Nothing is fatal; a connection that fails is closed.
 """
 
 from __future__ import annotations
@@ -13,102 +22,127 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterator
 
 from tlsmgr.wire import ANNOUNCEMENT, RequestReader
 
 READ_SIZE = 32768
+MEMORY_LIMIT = 64 << 20  # bytes held for all connections of a worker
+
+READY, READING, WAITING, WRITING = range(4)
 
 
-class Client:
+class Connection:
     """One connection."""
 
-    __slots__ = ("fd", "mistakes", "output", "reader", "since", "waits")
+    __slots__ = ("fd", "held", "mistakes", "output", "reader", "since", "state")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.state = READY
         self.reader: RequestReader | None = None  # only while it holds something
-        self.output = b""  # of a reply, what the peer has not taken
+        self.output = b""  # the part of a reply that the client has not taken
         self.since = 0.0  # time.monotonic() since when something is half-done; 0: nothing is
-        self.mistakes = 0  # malformed requests so far
-        self.waits = False  # for the end of the turn, when its change is carried out
+        self.held = 0  # bytes of reader and output, when last looked at
+        self.mistakes = 0  # requests that were refused so far
 
 
-class Clients:
+class Connections:
     """All connections of a worker, on its epoll object."""
 
     def __init__(self, epoll: select.epoll) -> None:
         self._epoll = epoll
-        self._by_fd: dict[int, Client] = {}
-        self.get = self._by_fd.get  # by descriptor; None for what is no client
-        self._unfinished: set[Client] = set()
+        self._by_fd: dict[int, Connection] = {}
+        self.get = self._by_fd.get  # by descriptor; None for another descriptor
+        self._unfinished: set[Connection] = set()
+        self._held = 0
 
     def __len__(self) -> int:
         return len(self._by_fd)
 
-    def welcome(self, fd: int) -> None:
+    def add(self, fd: int) -> None:
         """Take over an accepted connection, which does not block, and announce the protocol."""
-        client = self._by_fd[fd] = Client(fd)
+        connection = self._by_fd[fd] = Connection(fd)
         self._epoll.register(fd, select.EPOLLIN)
-        self.send(client, ANNOUNCEMENT)
+        self.send(connection, ANNOUNCEMENT)
 
-    def read(self, client: Client) -> bytes | None:
-        """What has arrived: b"" at the end of input, None when there is nothing after all."""
+    def read(self, connection: Connection) -> bytes | None:
+        """Return what has arrived: b"" at the end of input, None when there is nothing."""
         try:
-            return os.read(client.fd, READ_SIZE)
+            return os.read(connection.fd, READ_SIZE)
         except BlockingIOError:
             return None
         except OSError:
             return b""
 
-    def send(self, client: Client, reply: bytes) -> None:
-        """Write a reply, or keep what the peer does not take now."""
+    def send(self, connection: Connection, reply: bytes) -> None:
+        """Write a reply, or keep the part that the client does not take now."""
         try:
-            sent = os.write(client.fd, reply)
+            sent = os.write(connection.fd, reply)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self.drop(client)
+            self.drop(connection)
             return
         if sent < len(reply):
-            client.output = reply[sent:]
-            self._epoll.modify(client.fd, select.EPOLLOUT)
-            self.note_progress(client, time.monotonic())
+            connection.output = reply[sent:]
+            connection.state = WRITING
+            self._epoll.modify(connection.fd, select.EPOLLOUT)
+            self.note_progress(connection, time.monotonic())
 
-    def send_rest(self, client: Client) -> bool:
-        """Write more of a stuck reply; True when it is all gone and reading goes on."""
-        rest, client.output = client.output, b""
-        self._epoll.modify(client.fd, select.EPOLLIN)
-        self.send(client, rest)
-        return not client.output and client.fd in self._by_fd
+    def send_rest(self, connection: Connection) -> bool:
+        """Write more of a stuck reply; return whether all of it is gone and reading goes on."""
+        rest, connection.output = connection.output, b""
+        self._epoll.modify(connection.fd, select.EPOLLIN)
+        self.rest(connection)
+        self.send(connection, rest)
+        return connection.state != WRITING and self.is_open(connection)
 
-    def drop(self, client: Client) -> None:
-        """Close the connection; what was half-done is forgotten."""
-        if self.is_open(client):  # else the descriptor may be another client's by now
-            del self._by_fd[client.fd]
-            os.close(client.fd)  # which takes it off the epoll object
-        self._unfinished.discard(client)
+    def rest(self, connection: Connection) -> None:
+        """Leave the states WAITING and WRITING: the reply is sent."""
+        connection.state = READY if connection.reader is None else READING
 
-    def is_open(self, client: Client) -> bool:
-        """Whether this very connection is still there."""
-        return self._by_fd.get(client.fd) is client
+    def drop(self, connection: Connection) -> None:
+        """Close the connection and forget half-done business."""
+        if self.is_open(connection):  # else the descriptor may be another one's by now
+            del self._by_fd[connection.fd]
+            os.close(connection.fd)  # which takes it off the epoll object
+        self._forget(connection)
 
-    def note_progress(self, client: Client, now: float) -> None:
-        """Remember or forget the client, by whether it has something half-done now."""
-        if not self.is_open(client):
+    def is_open(self, connection: Connection) -> bool:
+        """Return whether this very connection is still there."""
+        return self._by_fd.get(connection.fd) is connection
+
+    def note_progress(self, connection: Connection, now: float) -> None:
+        """Note the time and the memory of half-done business, or that there is none."""
+        if not self.is_open(connection):
             return
-        if client.output or client.reader is not None:
-            client.since = now
-            self._unfinished.add(client)
-        elif client.since:
-            client.since = 0.0
-            self._unfinished.discard(client)
+        if connection.output or connection.reader is not None:
+            held = len(connection.output)
+            held += connection.reader.size if connection.reader is not None else 0
+            self._held += held - connection.held
+            connection.held = held
+            connection.since = now
+            self._unfinished.add(connection)
+        elif connection.since:
+            self._forget(connection)
 
-    def overdue(self, before: float) -> Iterator[Client]:
-        """Clients whose half-done business has not moved since ``before``."""
-        return iter([client for client in self._unfinished if client.since < before])
+    def overdue(self, before: float) -> list[Connection]:
+        """Return the connections whose half-done business has not moved since ``before``."""
+        return [connection for connection in self._unfinished if connection.since < before]
+
+    def largest(self) -> Connection | None:
+        """Return the connection to close because MEMORY_LIMIT is exceeded, or None."""
+        if self._held <= MEMORY_LIMIT:
+            return None
+        return max(self._unfinished, key=lambda connection: connection.held)
 
     def close_all(self) -> None:
         """Close every connection."""
-        for client in list(self._by_fd.values()):
-            self.drop(client)
+        for connection in list(self._by_fd.values()):
+            self.drop(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self._held -= connection.held
+        connection.held = 0
+        connection.since = 0.0
+        self._unfinished.discard(connection)

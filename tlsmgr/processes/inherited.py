@@ -1,43 +1,34 @@
-"""inherited - everything that a worker inherits from the parent, in one frozen list.
+"""inherited - the record of everything that a child process inherits from the parent.
 
-The parent makes it before the first fork and hands the same one to every worker. What is not in it
-a worker must not use, and closes: ``descriptors`` are the only ones that survive the fork, beside
-those of the log and 0 to 2. The directories of the caches go as soon as the caches are open. How
-the parts follow from the configuration is told at the end.
+The parent makes it before the first fork and passes the same record to every child. A child closes
+every descriptor that is not in the record, apart from those of the log, its pipes, and 0 to 2. The
+record is frozen; ``with_files`` and ``without_files`` return another one for children to come.
 
-``Scoreboard`` is the part of shared memory that says how a worker is: heartbeat and load by slot.
+``Scoreboard`` is the part of shared memory that tells the parent how each process fares: time of
+its last iteration, number of connections, and whether files may be touched at all.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tlsmgr import log
-from tlsmgr.config.caches import CacheSettings
-from tlsmgr.config.load import Configuration
-from tlsmgr.log import Fatal
-from tlsmgr.prng.drbg import SelfTestError
-from tlsmgr.prng.pool import EntropyError, Pool
+from tlsmgr.prng.pool import Pool
 from tlsmgr.sessions.cache import CacheRules
-from tlsmgr.sessions.extent import MARK_BYTES
-from tlsmgr.sessions.record import KEY_BYTES
 from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import StoreFile, map_size_for
-from tlsmgr.shm import SharedMemory, SharedMemoryError
+from tlsmgr.sessions.store import StoreFile
+from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
 
-LONGEST_HEARTBEAT = 1.0  # seconds between two turns of an idle worker, as often as it checks
-SPREAD_SLACK = 16  # clients that a worker may have beyond its share of another's
-MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
+SPREAD_SLACK = 16  # connections that a worker may have beyond its share
 
 
 class CachePlan(NamedTuple):
-    """One cache: its rules, what of it is shared, and its file (None: unusable, all misses)."""
+    """One cache: its rules, its shared part, and its file; None: all lookups miss."""
 
     rules: CacheRules
     shared: SharedCache
@@ -45,32 +36,52 @@ class CachePlan(NamedTuple):
 
 
 class Scoreboard:
-    """Signs of life: for each slot the time of its last turn (0 before it serves), and its load."""
+    """A row for each slot: time of the last iteration (0 before it serves), and connections.
 
-    def __init__(self, memory: SharedMemory, slots: int, workers: int) -> None:
-        self._workers = range(1, workers + 1)
+    Each process writes its own row. The two words about files are written by the parent
+    (``files_blocked``) and by the janitor (``files_checked``).
+    """
+
+    def __init__(self, memory: SharedMemory, slots: int, workers: range) -> None:
+        self._workers = workers
         self._beats = memory.carve(8 * slots).cast("d")
-        self._clients = memory.carve(8 * slots).cast("Q")
+        self._connections = memory.carve(8 * slots).cast("Q")
+        self._checked = memory.carve(8).cast("d")
+        self.files_blocked = memory.carve(1)
+        """One byte; 1 while a file system blocks a process: nobody may touch session files."""
 
-    def beat(self, slot: int, now: float, clients: int) -> None:
-        """Say that the process of ``slot`` serves so many at ``now`` (time.monotonic())."""
+    def beat(self, slot: int, now: float, connections: int) -> None:
+        """Note that the process of ``slot`` runs at ``now`` (time.monotonic())."""
         self._beats[slot] = now
-        self._clients[slot] = clients
-
-    def is_crowded(self, slot: int) -> bool:
-        """Whether another worker has far fewer clients than the one of ``slot``."""
-        loads = (self._clients[i] for i in self._workers if self._beats[i])
-        least = min(loads, default=0)
-        return self._clients[slot] > least + least // 2 + SPREAD_SLACK
+        self._connections[slot] = connections
 
     def last_beat(self, slot: int) -> float:
-        """When it last said so."""
+        """Return the time of the last ``beat``; 0 when the process does not serve yet."""
         return float(self._beats[slot])
 
     def clear(self, slot: int) -> None:
-        """No process serves in this slot."""
+        """Note that no process has this slot."""
         self._beats[slot] = 0.0
-        self._clients[slot] = 0
+        self._connections[slot] = 0
+
+    def connections(self, slot: int) -> int:
+        """Return the number of open connections."""
+        return int(self._connections[slot])
+
+    def is_crowded(self, slot: int) -> bool:
+        """Return whether another worker has far fewer connections than this one."""
+        loads = (self._connections[i] for i in self._workers if self._beats[i])
+        least = min(loads, default=0)
+        return self._connections[slot] > least + least // 2 + SPREAD_SLACK
+
+    def note_files_checked(self, now: float) -> None:
+        """Note that the janitor wrote to every file and was not blocked."""
+        self._checked[0] = now
+
+    @property
+    def files_checked(self) -> float:
+        """The time of the last ``note_files_checked``."""
+        return float(self._checked[0])
 
 
 @dataclass(frozen=True)
@@ -85,110 +96,23 @@ class Inherited:
     timeouts: dict[bytes, int]  # cache type: sanitised session timeout
     caches: tuple[CachePlan, ...]
     listeners: tuple[socket.socket, ...]
-    source: str  # what warnings call a client: "tlsmgr socket"
-    client_timeout: int  # for half requests and replies that nobody reads
-    heartbeat: float  # the longest time between two turns of an idle worker
+    source: str  # how warnings name a client: "tlsmgr socket"
+    client_timeout: int  # for half requests and replies that the client does not read
+    heartbeat: float  # the longest time between two iterations of an idle worker
+
+    def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:
+        """Return the record with these files of its caches, in the same order."""
+        plans = (plan._replace(file=file) for plan, file in zip(self.caches, files))
+        return replace(self, caches=tuple(plans))
+
+    def without_files(self) -> Inherited:
+        """Return the record for a process that touches no file."""
+        return self.with_files([None] * len(self.caches))
 
     def descriptors(self) -> set[int]:
-        """What a worker keeps open for life, its pipes to the parent aside."""
+        """Return the descriptors that a worker keeps for life, apart from its pipes."""
         return {listener.fileno() for listener in self.listeners} | set(log.descriptors())
 
     def directories(self) -> set[int]:
-        """What it keeps until its caches are open."""
+        """Return the descriptors that it keeps until its caches are open."""
         return {plan.file.directory for plan in self.caches if plan.file is not None}
-
-
-# What the daemon makes of the configuration, before it forks. Raises Fatal.
-
-
-def worker_count(conf: Configuration) -> int:
-    """How many workers serve."""
-    return conf.number("tlsmgr_worker_processes") or len(os.sched_getaffinity(0))
-
-
-def share_memory(conf: Configuration) -> SharedMemory:
-    """The one piece of shared memory, from which all else is carved."""
-    try:
-        return SharedMemory(MEMORY_BASE + MEMORY_PER_SLOT * _slots(conf))
-    except SharedMemoryError as error:
-        raise Fatal(str(error)) from None
-
-
-def make_pool(conf: Configuration, memory: SharedMemory) -> Pool:
-    """The PRNG pool, seeded and tested."""
-    try:
-        return Pool(memory, _slots(conf))
-    except (SelfTestError, EntropyError, SharedMemoryError) as error:
-        raise Fatal(str(error)) from None
-
-
-def find_caches(
-    settings: Sequence[CacheSettings], memory: SharedMemory
-) -> list[tuple[CacheSettings, StoreFile | None]]:
-    """Each cache, and where its file is: None when it can't be kept, which is one error line."""
-    return [(cache, _open_directory(cache, memory)) for cache in settings]
-
-
-def _open_directory(cache: CacheSettings, memory: SharedMemory) -> StoreFile | None:
-    if not cache.cachable:
-        return None
-    if cache.path is None:
-        log.error(cache.error or f"{cache.table} is unavailable")
-        return None
-    directory, _, name = cache.path.rpartition("/")
-    try:
-        descriptor = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        log.error(f"open {cache.path}: {error.strerror}; sessions are not cached")
-        return None
-    if cache.log_activity:
-        log.info(f"open {cache.cache_type} TLS cache {cache.database}")
-    log.info(f"{cache.cache_type} TLS session cache {cache.database} is kept in {cache.path}")
-    mark = memory.carve(MARK_BYTES).cast("Q")
-    return StoreFile(descriptor, name, map_size_for(cache.size_limit), mark)
-
-
-def make_inherited(
-    conf: Configuration,
-    listeners: tuple[socket.socket, ...],
-    service_name: str,
-    memory: SharedMemory,
-    pool: Pool,
-    caches: Sequence[tuple[CacheSettings, StoreFile | None]],
-) -> Inherited:
-    """All of it, in one frozen list."""
-    slots = _slots(conf)
-    encrypted = conf.flag("tlsmgr_session_encryption")
-    timeouts = {cache.cache_type: cache.timeout for cache, _ in caches}
-    client_timeout = conf.seconds("ipc_timeout")
-    return Inherited(
-        memory=memory,
-        pool=pool,
-        ticket_keys=TicketKeys(memory, slots, timeouts["smtpd"], pool.extract),
-        stats=Stats(memory, slots),
-        scoreboard=Scoreboard(memory, slots, worker_count(conf)),
-        timeouts={name.encode(): timeout for name, timeout in timeouts.items()},
-        caches=tuple(
-            CachePlan(_rules(cache), SharedCache(memory, pool.extract(2 * KEY_BYTES), encrypted), f)
-            for cache, f in caches
-            if cache.cachable
-        ),
-        listeners=listeners,
-        source=f"{service_name} socket",
-        client_timeout=client_timeout,
-        heartbeat=min(LONGEST_HEARTBEAT, conf.seconds("daemon_timeout") / 3, client_timeout),
-    )
-
-
-def _rules(cache: CacheSettings) -> CacheRules:
-    return CacheRules(
-        cache.cache_type,
-        cache.timeout,
-        cache.size_limit,
-        cache.entry_limit,
-        cache.log_activity,
-    )
-
-
-def _slots(conf: Configuration) -> int:
-    return worker_count(conf) + 2  # the first is the parent's, the last the sweeper's

@@ -1,12 +1,10 @@
 """jail - the only code that changes root directory or identity.
 
-``Identity`` says who the daemon is going to be. Under master(8) that is mail_owner, and with the
-chroot flag its world is the queue directory; started by hand it is whoever started it, and nothing
-changes. Order and means are those of Postfix chroot_uid.c and set_eugid.c.
+``Identity`` says which user the daemon becomes. Under master(8) that is mail_owner, and with the
+chroot flag the root directory becomes the queue directory; a daemon started by hand stays the user
+that started it. Order and calls are those of Postfix chroot_uid.c and set_eugid.c.
 
-``preload`` uses once what Python loads only when it is first needed, since behind the wall there
-is no library to load it from. Everything here is fatal when it fails: a daemon with the wrong
-identity must not serve.
+Everything here is fatal when it fails: a daemon with the wrong identity must not serve.
 """
 
 from __future__ import annotations
@@ -17,8 +15,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tlsmgr.log import Fatal
-from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, Entry, Seal
-from tlsmgr.sessions.store import SERIAL_BYTES, Record, Store, StoreError, StoreFile, create, remove
 
 
 class Identity(NamedTuple):
@@ -71,35 +67,3 @@ def enter(identity: Identity, root_directory: str) -> None:
             os.setuid(identity.uid)
     except OSError as error:
         raise Fatal(f"cannot become user {identity.name}: {error.strerror}") from None
-
-
-def preload(directory: int | None) -> None:
-    """Use everything once that is loaded late: LMDB, ciphers, codecs, error texts.
-
-    ``directory`` is one in which a cache will be kept; a scratch file is made there and removed.
-    Without one there are no caches and nothing of LMDB is needed.
-    """
-    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES))
-    digest, serial = bytes(DIGEST_BYTES), bytes(SERIAL_BYTES)
-    data = seal.close(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
-    assert seal.open(digest, serial, data) is not None
-    assert seal.open(digest, serial, data[:-1]) is None
-    if directory is not None:
-        with contextlib.suppress(StoreError):
-            file = StoreFile(directory, f"rehearsal-{os.getpid()}", 1 << 20)
-            _use_a_store(file, Record(digest, serial, data))
-
-
-def _use_a_store(file: StoreFile, record: Record) -> None:
-    os.close(create(file))
-    try:
-        store = Store(file)
-        with store.writing() as batch:
-            batch.put(record)
-        store.read(record.digest)
-        store.read_from(b"", 1)
-        store.clear_stale_readers()
-        store.close()
-    finally:
-        remove(file)
-    Store(file)  # which is not there: the way an error takes

@@ -1,195 +1,246 @@
-"""janitor - the parent's maintenance: jobs that do a bounded slice and say when the next is due.
+"""janitor - the process that touches files, so that the parent never has to.
 
-Each job is a function of the time of day that returns the seconds to its next run. The janitor runs
-what is due, one slice a job and turn, and tells the parent how long it may sleep. A defect in a job
-is logged with its traceback and the job is tried again later: maintenance never ends the service.
+A file system can block a process for good (frozen, a dying disk, a dead server), and damaged pages
+of a session file end it. The parent must survive both. So one child does everything that reads or
+writes a disk: it finds and makes the session files, watches and sweeps them, keeps the PRNG
+exchange file, and reads the entropy source. It sees no byte of a client.
 
-Jobs here: the watch over the caches' files, their stale readers, their sweeps (which a child does),
-the statistics line. The pool's jobs (reseed, exchange file) come from ``prng``. Runs in the parent,
-in slot 0.
+The first janitor is forked before the jail. As root and mail_owner it finds the directories, passes
+their descriptors to the parent (LOCATED), enters the jail, and makes the files (MADE). Its
+successors are forked from the jailed parent and get these descriptors. RENEWED tells the parent
+that a file was made new, so that workers must open it again.
+
+It ends when the parent ends (end of its pipe), and saves the exchange file first; SIGTERM, which
+master(8) sends to the whole process group, is ignored. A defect is a traceback in the log, status
+1 and a new janitor; bad configuration that only the disk shows is passed to the parent (FATAL).
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import select
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from tlsmgr import log
-from tlsmgr.processes.inherited import CachePlan
-from tlsmgr.sessions.record import KEY_BYTES
-from tlsmgr.sessions.store import Store, StoreError, StoreFile, create, inode_of
-from tlsmgr.stats import Stats
+from tlsmgr.log import Fatal
+from tlsmgr.prng.exchange import ExchangeFile
+from tlsmgr.prng.reseed import Reseeder
+from tlsmgr.processes import setup
+from tlsmgr.processes.filewatch import FileWatch
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.jobs import Jobs
+from tlsmgr.sessions.store import StoreFile
+from tlsmgr.sessions.sweep import Sweep
 
-AFTER_A_DEFECT = 60.0  # seconds before a job that raised is tried again
-WATCH_INTERVAL = 2.0  # seconds between two looks at the caches' files
-READERS_INTERVAL = 600.0  # seconds between two looks for dead readers, beside those after a death
-SWEEPER_BUSY = 0.1  # seconds before a sweep that could not start is tried again
-RETRY_INTERVAL = 30.0  # seconds before a file that could not be made is tried again
+DEFECT = 1  # exit status: a traceback is in the log
+BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
+BLOCKED_PAUSE = 1.0  # seconds before a job that must not touch files looks again
+MESSAGE_BYTES = 65536
+MOST_DIRECTORIES = 8
+CLOSED = -1  # for a descriptor: the directory could not be opened
 
-Run = Callable[[float], float]
+LOCATED, MADE, RENEWED, FATAL = "located", "made", "renewed", "fatal"
+
+
+class Directory(NamedTuple):
+    """An open directory and the name of a file in it."""
+
+    descriptor: int
+    name: str
+
+
+class Located(NamedTuple):
+    """Where files are: the exchange file, and one for each cache; None where there is none."""
+
+    exchange: Directory | None
+    caches: tuple[Directory | None, ...]
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptors of all directories."""
+        return {place.descriptor for place in self.places() if place is not None} - {CLOSED}
+
+    def places(self) -> tuple[Directory | None, ...]:
+        """Return all of them, the exchange file's first."""
+        return (self.exchange, *self.caches)
+
+
+class Message(NamedTuple):
+    """A message to the parent; ``located`` comes with LOCATED, ``text`` with FATAL."""
+
+    kind: str
+    located: Located | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Duties:
+    """What the daemon has a janitor do, and how it becomes who it is."""
+
+    locate: Callable[[], Located]  # before the jail; as root, for the first janitor only
+    enter_jail: Callable[[], None]
+    as_owner: Callable[[], AbstractContextManager[None]]
+    exchange_file: Callable[[Directory | None], ExchangeFile]
+    store_files: Callable[[Located], Sequence[StoreFile | None]]
+    reseeder: Reseeder
+
+
+class Link:
+    """One end of the pair of sockets between janitor and parent: whole messages, descriptors."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._socket.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send a message; waits for room. Raises OSError when the parent is gone."""
+        places = message.located.places() if message.located is not None else ()
+        content = {
+            "kind": message.kind,
+            "text": message.text[:1000],
+            "places": [p and [p.name, p.descriptor != CLOSED] for p in places],
+        }
+        descriptors = [p.descriptor for p in places if p is not None and p.descriptor != CLOSED]
+        socket.send_fds(self._socket, [json.dumps(content).encode()], descriptors)
+
+    def receive(self, timeout: float) -> Message | None:
+        """Return the next message; None when there is none in that time, or no janitor."""
+        self._socket.settimeout(timeout)
+        try:
+            data, found, _, _ = socket.recv_fds(self._socket, MESSAGE_BYTES, MOST_DIRECTORIES)
+        except (TimeoutError, BlockingIOError, ConnectionError):
+            return None
+        for descriptor in found:
+            os.set_inheritable(descriptor, False)
+        return _message(json.loads(data), found) if data else None
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+def _message(content: Any, descriptors: list[int]) -> Message:
+    passed = iter(descriptors)
+    places = [
+        None if place is None else Directory(next(passed) if place[1] else CLOSED, place[0])
+        for place in content["places"]
+    ]
+    located = Located(places[0], tuple(places[1:])) if places else None
+    return Message(content["kind"], located, content["text"])
+
+
+def make_links() -> tuple[Link, Link]:
+    """Return the parent's end and the janitor's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Link(ours), Link(theirs)
+
+
+def main(
+    inherited: Inherited,
+    slot: int,
+    link: Link,
+    parent_alive_fd: int,
+    duties: Duties,
+    located: Located | None,
+) -> int:
+    """Janitor entry point, called in the child after fork(); return the exit status.
+
+    ``located`` is None for a janitor that is forked before the jail.
+    """
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        setup.name_process("tlsmgr-janitor")
+        setup.close_all_but(
+            {parent_alive_fd, link.fileno(), *log.descriptors(), *duties.reseeder.descriptors()}
+            | (located.descriptors() if located is not None else set())
+        )
+        inherited.pool.attach(slot)
+        inherited.scoreboard.beat(slot, time.monotonic(), 0)
+        if located is None:
+            located = duties.locate()
+            link.send(Message(LOCATED, located))
+            duties.enter_jail()
+        Janitor(inherited, slot, link, duties, located).run(parent_alive_fd)
+    except Fatal as error:
+        link.send(Message(FATAL, text=error.text))
+    except ConnectionError:
+        return 0  # the parent is gone
+    except Exception as bug:
+        log.traceback(bug)
+        return DEFECT
+    return 0
 
 
 class Janitor:
-    """The list of jobs and their times. Times are of time.time(), delays are kept monotonic."""
-
-    def __init__(self) -> None:
-        self._jobs: dict[str, Run] = {}
-        self._due: dict[str, float] = {}  # time.monotonic()
-        self._on_death: list[Callable[[int], None]] = []
-
-    def add(self, name: str, run: Run, delay: float = 0.0) -> None:
-        """Add a job; its first run comes after ``delay`` seconds."""
-        self._jobs[name] = run
-        self._due[name] = time.monotonic() + delay
-
-    def on_death(self, act: Callable[[int], None]) -> None:
-        """Have ``act`` called with the exit code (negative: signal) when a child died."""
-        self._on_death.append(act)
-
-    def child_died(self, code: int) -> None:
-        """The parent reaped a worker or sweeper that should have lived."""
-        for act in self._on_death:
-            act(code)
-
-    def run_soon(self, name: str) -> None:
-        """Run the job in the next turn."""
-        self._due[name] = time.monotonic()
-
-    def run(self) -> float:
-        """Run what is due; returns the seconds until something is due again."""
-        for name, run in self._jobs.items():
-            if self._due[name] <= time.monotonic():
-                self._due[name] = self._run_one(name, run) + time.monotonic()
-        now = time.monotonic()
-        return max(0.0, min((due - now for due in self._due.values()), default=60.0))
-
-    @staticmethod
-    def _run_one(name: str, run: Run) -> float:
-        try:
-            return run(time.time())
-        except Exception as bug:
-            log.error(f"maintenance job {name} failed")
-            log.traceback(bug)
-            return AFTER_A_DEFECT
-
-
-class FileWatch:
-    """Makes the caches' files: all at start, and one anew when it was removed or is damaged.
-
-    Their content is expendable and is rebuilt by use. Workers that have an old file open are
-    replaced, which ``retire`` does.
-    """
+    """The loop."""
 
     def __init__(
-        self,
-        plans: tuple[CachePlan, ...],
-        retire: Callable[[], None],
-        random: Callable[[int], bytes],
+        self, inherited: Inherited, slot: int, link: Link, duties: Duties, located: Located
     ) -> None:
-        self._plans = [(plan, plan.file) for plan in plans if plan.file is not None]
-        self._retire = retire
-        self._random = random
-        self._claims: dict[tuple[int, str], int] = {}  # descriptors that keep the files ours
-
-    def make_all(self) -> None:
-        """Make every file, before there are workers."""
-        for plan, file in self._plans:
-            if not self._make(file):
-                plan.shared.report_damage()
-
-    def child_died(self, code: int) -> None:
-        """A child killed by its memory map, or an assertion of LMDB's, has met a damaged file."""
-        if code in (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT):
-            for plan, _ in self._plans:
-                plan.shared.report_damage()
-
-    def run(self, now: float) -> float:
-        """Look at every file, and make anew what needs it."""
-        broken = [(p, file) for p, file in self._plans if p.shared.take_damage() | self._lost(file)]
-        made = [self._make_anew(plan, file) for plan, file in broken]
-        if any(made):
-            self._retire()
-        return WATCH_INTERVAL if all(made) else RETRY_INTERVAL
-
-    def _lost(self, file: StoreFile) -> bool:
-        claim = self._claims.get(file[:2])
-        return claim is None or os.fstat(claim).st_ino != inode_of(file)
-
-    def _make_anew(self, plan: CachePlan, file: StoreFile) -> bool:
-        claim = self._claims.pop(file[:2], None)
-        if claim is not None:
-            os.close(claim)
-        # Who still has the old file open counts its serials under another lock.
-        plan.shared.renew(self._random(2 * KEY_BYTES))
-        if not self._make(file):
-            plan.shared.report_damage()
-            return False
-        what = "could not be made before, and is made now"
-        if claim is not None:
-            what = "was damaged or removed and is made anew"
-        log.warning(
-            f"{file.name} {what}:"
-            f" {plan.rules.cache_type} sessions start from empty, which costs nothing but speed"
+        self._scoreboard = inherited.scoreboard
+        self._slot = slot
+        self._link = link
+        self._duties = duties
+        self._exchange = duties.exchange_file(located.exchange)
+        self._inherited = inherited.with_files(duties.store_files(located))
+        self._watch = FileWatch(
+            self._inherited.caches,
+            inherited.scoreboard,
+            inherited.pool.extract,
+            lambda: link.send(Message(RENEWED)),
         )
-        return True
+        self._jobs = Jobs()
 
-    def _make(self, file: StoreFile) -> bool:
-        try:
-            self._claims[file[:2]] = create(file)
-        except StoreError as error:
-            log.warning(f"cannot make {file.name}: {error}")
-            return False
-        return True
+    def run(self, parent_alive_fd: int) -> None:
+        """Make the files, then do the maintenance until the parent ends."""
+        with self._duties.as_owner():
+            self._watch.make_all()
+        self._scoreboard.note_files_checked(time.monotonic())
+        self._link.send(Message(MADE))
+        self._add_jobs()
+        end = select.poll()
+        end.register(parent_alive_fd)
+        while True:
+            self._scoreboard.beat(self._slot, time.monotonic(), 0)
+            if end.poll(min(self._jobs.run(), BEAT_INTERVAL) * 1000):
+                break
+        with self._duties.as_owner():
+            self._exchange.save()
 
+    def _add_jobs(self) -> None:
+        """Add them in stock's order, but for the file watch (Postfix tlsmgr.c)."""
+        reseeder, exchange, as_owner = self._duties.reseeder, self._exchange, self._duties.as_owner
 
-class StaleReaders:
-    """Frees the reader slots of dead workers: one left behind pins pages, and the file grows."""
+        def watch(now: float) -> float:
+            with as_owner():
+                return self._watch.run(now)
 
-    def __init__(self, plans: tuple[CachePlan, ...]) -> None:
-        self._files = [plan.file for plan in plans if plan.file is not None]
+        self._jobs.add("file watch", watch)  # the first: it finds damage before a sweep does
+        self._jobs.add("reseed", lambda _: reseeder.run(time.monotonic()))
+        self._jobs.add(
+            "exchange file", self._on_disk(lambda _: exchange.update(time.monotonic())), 0.0
+        )
+        for plan in self._inherited.caches:
+            if plan.file is not None:
+                sweep = Sweep(plan.rules, plan.shared, plan.file, self._inherited.pool.stir)
+                self._jobs.add(f"{plan.rules.cache_type} cache sweep", self._on_disk(sweep.run))
 
-    def run(self, now: float) -> float:
-        """Look at every file; due at once when a worker died."""
-        for file in self._files:
-            with contextlib.suppress(StoreError):  # the file watch deals with it
-                store = Store(file)
-                store.clear_stale_readers()
-                store.close()
-        return READERS_INTERVAL
+    def _on_disk(self, run: Callable[[float], float]) -> Callable[[float], float]:
+        """Return the job as mail_owner, and not while a file system blocks."""
 
+        def unless_blocked(now: float) -> float:
+            if self._scoreboard.files_blocked[0]:
+                return BLOCKED_PAUSE
+            with self._duties.as_owner():
+                return run(now)
 
-class Sweeps:
-    """Starts a sweep of one cache at start and every ``timeout`` seconds (Postfix tlsmgr.c).
-
-    ``start`` returns False when it can't be now: a child sweeps another cache.
-    """
-
-    def __init__(self, start: Callable[[], bool], timeout: int) -> None:
-        self._start = start
-        self._timeout = timeout
-
-    def run(self, now: float) -> float:
-        """Start it, or try again soon."""
-        return self._timeout if self._start() else SWEEPER_BUSY
-
-
-class StatisticsLine:
-    """One info line an interval with what was counted since the last one, and one at the end."""
-
-    def __init__(self, stats: Stats, interval: int) -> None:
-        self._stats = stats
-        self._interval = interval
-        self._last = stats.totals()
-
-    def run(self, now: float) -> float:
-        """Write the line, if there is anything to say."""
-        totals = self._stats.totals()
-        counts = {name: totals[name] - self._last[name] for name in totals}
-        self._last = totals
-        if any(counts.values()):
-            words = " ".join(f"{name}={count}" for name, count in counts.items() if count)
-            log.info(f"statistics: {words}")
-        return float(self._interval)
+        return unless_blocked

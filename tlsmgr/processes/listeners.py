@@ -61,7 +61,7 @@ class Listeners:
     def __contains__(self, fd: int) -> bool:
         return fd in self._by_fd
 
-    def patience(self, now: float, longest: float) -> float:
+    def timeout(self, now: float, longest: float) -> float:
         """Seconds until ``resume`` has something to do, at most ``longest``."""
         if not self._paused_until:
             return longest

@@ -1,7 +1,7 @@
 """once - the -S option: one request from standard input, its reply to standard output.
 
-No workers, no listening socket, no announcement; the parent serves it itself, in slot 0, after it
-went through all of the start-up. No input, or a wake-up, gets no reply. Nothing here is fatal.
+No children, no listening socket, no announcement: the process serves the request itself, in slot 0,
+after the whole start-up. Empty input and a wake-up get no reply. Nothing here is fatal.
 """
 
 from __future__ import annotations
@@ -10,16 +10,44 @@ import os
 import time
 
 from tlsmgr import log
+from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.setup import make_context
-from tlsmgr.service import Context, answer_seeds, commit_changes, handle, refuse
-from tlsmgr.wire import Event, InputWarning, Malformed, RequestReader, Seed, WakeUp
+from tlsmgr.service import (
+    Context,
+    Deferred,
+    Refusal,
+    answer_seeds,
+    commit_changes,
+    handle,
+    refuse,
+)
+from tlsmgr.wire import Event, InputWarning, Malformed, Paused, RequestReader, Seed, WakeUp
 
 READ_SIZE = 32768
 
 
-def serve(inherited: Inherited) -> None:
-    """Serve one request and return."""
+def serve(inherited: Inherited, duties: Duties) -> None:
+    """Do what parent and janitor do at a start, serve one request, and return."""
+    now = time.monotonic()
+    located = duties.locate()
+    exchange = duties.exchange_file(located.exchange)
+    duties.enter_jail()
+    inherited = inherited.with_files(duties.store_files(located))
+    with duties.as_owner():
+        files = FileWatch(
+            inherited.caches, inherited.scoreboard, inherited.pool.extract, lambda: None
+        )
+        files.make_all()
+        exchange.update(now)
+    duties.reseeder.run(now)
+    _serve(inherited)
+    with duties.as_owner():
+        exchange.save()
+
+
+def _serve(inherited: Inherited) -> None:
     event = _read_event(RequestReader(inherited.source))
     if event is None or isinstance(event, WakeUp | InputWarning):
         return
@@ -29,14 +57,14 @@ def serve(inherited: Inherited) -> None:
 
 
 def _read_event(reader: RequestReader) -> Event | None:
-    """The first request, or what is to be said to half of one."""
+    """Return the first request, or the answer to a partial one."""
     while True:
         event = reader.next_event()
         if isinstance(event, InputWarning):
             log.warning(event.text)
-        elif event is not None:
+        elif event is not None and not isinstance(event, Paused):
             return event
-        else:
+        elif event is None:
             segment = os.read(0, READ_SIZE)
             if not segment:
                 return reader.end_of_input()
@@ -44,7 +72,7 @@ def _read_event(reader: RequestReader) -> Event | None:
 
 
 def _answer(context: Context, event: Event) -> bytes:
-    assert not isinstance(event, WakeUp | InputWarning)
+    assert not isinstance(event, WakeUp | InputWarning | Paused)
     now = int(time.time())
     if isinstance(event, Malformed):
         log.warning(event.complaint)
@@ -52,4 +80,10 @@ def _answer(context: Context, event: Event) -> bytes:
     reply = handle(context, event, now)
     if isinstance(reply, Seed):
         return answer_seeds(context, [reply])[0]
-    return reply if isinstance(reply, bytes) else commit_changes(context, [reply], now)[0]
+    if isinstance(reply, Deferred):
+        return commit_changes(context, [reply], now)[0]
+    if isinstance(reply, Refusal):
+        if reply.complaint:
+            log.warning(reply.complaint)
+        return reply.reply
+    return reply

@@ -1,18 +1,20 @@
-"""parent - forks workers, reaps and replaces them, and runs the maintenance between.
+"""parent - forks workers and the janitor, replaces them, and touches neither files nor clients.
 
-The parent owns what all share and never sees a byte of a client. Its loop waits for the earliest
-thing due, and then: acts on queued signals, reaps (frees the locks that a dead worker held, keeps
-its counts, clears its slot), spawns what is missing, ends workers that hang, runs due jobs. What
-reads the pages of a cache is done by a child as well, the sweeper, as damaged pages end a process.
+The loop waits for the earliest thing due. Then it handles queued signals, reaps children (frees
+the locks of a dead one, keeps its counts, clears its slot), ends the ones that hang, spawns what is
+missing, and runs due jobs. It never waits for a file, nor for a child without a deadline.
 
-A worker that dies is replaced at once; when it dies young again and again, after a growing pause.
-A worker that can't start at all (BOOT_ERROR, or so many deaths in a row before any worker served)
-ends the parent: one clear message, status 1. A worker without a heartbeat for ``daemon_timeout`` is
-sent SIGABRT, then SIGKILL; the parent itself is ended by SIGALRM, and master(8) starts another.
-When the parent ends, workers read the end of the pipe parent_alive_fd and go; at an orderly end it
-waits for them, and kills what is left after ``STOP_TIME``.
+Workers: a worker that dies is replaced; one that dies young, after a growing pause. Before any
+worker has served, one that can't start, or MAX_FAILED_STARTS deaths in a row, end the daemon
+(CannotServe); later both only delay the replacement. A worker that is stalled is replaced as well
+and comes back into the count when it responds; without a heartbeat for 10 s it is ended.
 
-Forks and waits for workers; takes the locks of pool and ticket keys as slot 0.
+Files: while a file system blocks a process, ``files_blocked`` keeps all others away from files, and
+new workers start without caches: seeds, policies and ticket keys go on. When the janitor reports
+that files can be written, workers with caches replace them.
+
+At the end children read the end of a pipe and go; after STOP_TIME they are killed, and one that the
+kernel still holds then is left: it ends as soon as the file system responds, and writes nothing.
 """
 
 from __future__ import annotations
@@ -23,38 +25,29 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NoReturn
 
 from tlsmgr import log
-from tlsmgr.processes import signals, sweeper, worker
+from tlsmgr.log import Fatal
+from tlsmgr.processes import janitor, signals, worker
+from tlsmgr.processes.children import ABORT_TIME, HUNG_TIME, Child, Children
 from tlsmgr.processes.inherited import Inherited
-from tlsmgr.processes.janitor import Janitor
-from tlsmgr.sessions.sweep import Sweep
+from tlsmgr.processes.janitor import Duties, Located
+from tlsmgr.processes.jobs import Jobs
+from tlsmgr.processes.setup import Slots
 from tlsmgr.shm import Recovery
 
-WARNING_INTERVAL = 60.0  # seconds between two warnings about the same trouble
-STOP_TIME = 0.7  # seconds for workers to end by themselves
-ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
-YOUNG = 1.0  # seconds; a worker that dies before this age died young
+WARNING_INTERVAL = 60.0  # seconds between two warnings about the same condition
+LOOK_INTERVAL = 0.5  # seconds between two looks at heartbeats
+LOCATE_TIME, MAKE_TIME = 1.0, 1.0  # seconds that a start waits for the janitor
+STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, and when killed
+YOUNG = 1.0  # seconds; a child that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
+LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead child may have
 FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
-LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead worker may have
-MAX_FAILED_STARTS = 10  # deaths in a row before any worker served
-
-
-@dataclass
-class Child:
-    """A worker, or the sweeper, as the parent sees it."""
-
-    name: str  # what log lines call it
-    slot: int
-    pid: int
-    started: float  # time.monotonic()
-    aborted: float = 0.0  # when it was sent SIGABRT
-    retired: bool = False  # it was told to go and will be replaced
+MAX_FAILED_STARTS = 5  # deaths in a row before any worker served
+DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets damaged pages
 
 
 class CannotServe(Exception):
@@ -62,31 +55,42 @@ class CannotServe(Exception):
 
 
 class Parent:
-    """The loop. ``on_ready`` is called once, when every worker serves for the first time."""
+    """The parent process. ``on_ready`` is called once, when every worker serves."""
 
     def __init__(
         self,
         inherited: Inherited,
         workers: int,
         daemon_timeout: float,
-        janitor: Janitor,
+        duties: Duties,
         on_ready: Callable[[], None],
     ) -> None:
         self._inherited = inherited
         self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
+        self._scoreboard = inherited.scoreboard
+        self._workers = workers
+        self._slots = Slots(workers)
         self._daemon_timeout = daemon_timeout
-        self._janitor = janitor
+        self._duties = duties
         self._on_ready: Callable[[], None] | None = on_ready
-        self._children: dict[int, Child] = {}  # by pid
-        self._vacant = dict.fromkeys(range(1, workers + 1), 0.0)  # slot: when to fill it
-        self._sweeper_slot = workers + 1
+        self._children = Children(inherited.scoreboard)
+        self._link, self._janitor_end = janitor.make_links()
+        self._located: Located | None = None
+        self._files_made = False
+        self._blocked_since = 0.0
+        self._files_due = 0.0  # when workers start without files
+        self._worker_due, self._janitor_due = 0.0, 0.0
         self._pause = 0.0
-        self._futile = 0
+        self._failed_starts = 0
+        self._has_served = False
         self._stopping = False
+        self._jailed = False
+        self.jobs = Jobs()
         self._last_acts: list[Callable[[float], object]] = []
-        self._watched: dict[int, Callable[[], object]] = {}
         self._limit = log.Limit(WARNING_INTERVAL)
+        self._watched: dict[int, Callable[[], object]] = {}
         self._poll = select.poll()
+        self._open_pipes()
 
     def watch(self, descriptor: int, act: Callable[[], object]) -> None:
         """Have ``act`` called when the descriptor becomes readable or closes."""
@@ -98,216 +102,292 @@ class Parent:
         self._last_acts.append(act)
 
     def stop(self) -> None:
-        """End the loop after this turn."""
+        """End the loop after this iteration."""
         self._stopping = True
 
+    def start_janitor(self) -> None:
+        """Fork the first janitor, before the jail, and wait a moment for its directories.
+
+        Raises Fatal for bad configuration that only the disk shows.
+        """
+        deadline = time.monotonic() + LOCATE_TIME
+        self._spawn_janitor(time.monotonic())
+        while self._located is None and (left := deadline - time.monotonic()) > 0:
+            self._take_message(min(left, LOOK_INTERVAL))
+            if self._reap():
+                self._spawn_janitor(time.monotonic())
+        self._files_due = time.monotonic() + MAKE_TIME
+
     def run(self) -> None:
-        """Serve until told to stop. Raises CannotServe; in any case no worker is left."""
-        with self._pipes(), signals.queue() as self._signal_end:
-            self.watch(self._signal_end, self._take_signals)
+        """Run the parent process until shutdown. Raises CannotServe; leaves no child that runs."""
+        self._jailed = True
+        with signals.queue() as self._signal_fd:
+            self.watch(self._signal_fd, self._take_signals)
+            self.watch(self._link.fileno(), lambda: self._take_message(0.0))
             try:
                 while not self._stopping:
                     self._iterate()
             finally:
                 signal.alarm(0)
-                self._end_workers()
+                self._end_children()
                 for act in self._last_acts:
                     act(time.time())
 
-    # Set-up.
-
-    @contextlib.contextmanager
-    def _pipes(self) -> Iterator[None]:
-        parent_alive_fd, self._lifeline_end = os.pipe()
+    def _open_pipes(self) -> None:
+        parent_alive_fd, self._alive_end = os.pipe()
         self._wakeup_end, wakeup_fd = os.pipe()
-        os.set_blocking(wakeup_fd, False)
-        os.set_blocking(self._wakeup_end, False)
-        self._worker_pipes = worker.Pipes(parent_alive_fd, wakeup_fd)
+        for descriptor in (wakeup_fd, self._wakeup_end):
+            os.set_blocking(descriptor, False)
+        self._pipes = worker.Pipes(parent_alive_fd, wakeup_fd)
         self.watch(self._wakeup_end, lambda: signals.drain(self._wakeup_end))
-        yield
-        for descriptor in (parent_alive_fd, wakeup_fd, self._wakeup_end):
-            os.close(descriptor)
 
     # The loop.
 
     def _iterate(self) -> None:
         now = time.monotonic()
         signal.alarm(math.ceil(self._daemon_timeout))  # the watchdog of the parent itself
-        delay = self._settle_locks(now)
-        delay = min(delay, self._janitor.run(), self._end_the_hung(now), self._next_spawn(now))
+        self._children.judge(now)
+        locks = self._settle_locks(now)
+        self._judge_files(now)
+        self._end_hung(now)
+        if locks is not Recovery.LOST:
+            self._spawn_missing(now)
+        self._retire_surplus()
+        look = LOOK_INTERVAL if locks is Recovery.CLEAN else LOCK_POLL
+        delay = min(self.jobs.run(), look, *self._pauses(now))
         for descriptor, _ in self._poll.poll(max(0.0, delay) * 1000):
             self._watched[descriptor]()
         self._reap()
         self._look_for_readiness()
 
     def _take_signals(self) -> None:
-        numbers = set(signals.drain(self._signal_end))
+        numbers = set(signals.drain(self._signal_fd))
         if numbers & set(signals.STOP_SIGNALS):
             self.stop()
 
+    def _pauses(self, now: float) -> list[float]:
+        """Return the seconds until the next spawn, if one is planned."""
+        missing = self._missing() > 0
+        due = [self._worker_due] * missing + [self._files_due] * (not self._files_made)
+        return [at - now for at in due if at > now]
+
     def _look_for_readiness(self) -> None:
-        if self._on_ready is None or self._vacant:
-            return
-        slots = [child.slot for child in self._children.values()]
-        if all(self._inherited.scoreboard.last_beat(s) for s in slots if s != self._sweeper_slot):
+        serving = [c for c in self._serving() if self._scoreboard.last_beat(c.slot)]
+        self._has_served |= bool(serving)
+        if self._on_ready is not None and len(serving) >= self._workers:
             self._on_ready()
             self._on_ready = None
 
-    # Children come.
+    def _settle_locks(self, now: float) -> Recovery:
+        """Look at the locks that a dead child may have; while one is lost, end all children.
 
-    def _next_spawn(self, now: float) -> float:
-        return min((due - now for due in self._vacant.values()), default=60.0)
+        It is made free when none of them runs. One that was killed and still has not ended is
+        stuck in the kernel, and does not run again.
+        """
+        found = {lock.settle(now) for lock in self._locks}
+        if Recovery.LOST not in found:
+            return Recovery.IN_DOUBT if Recovery.IN_DOUBT in found else Recovery.CLEAN
+        living = [child for child in self._children if not child.killed]
+        if living:
+            log.warning("a lock was lost when a worker died: ending all workers")
+            for child in living:
+                child.retired = True
+                self._children.kill(child, signal.SIGKILL)
+        elif all(child.stalled for child in self._children):
+            for lock in self._locks:
+                lock.reset()
+        return Recovery.LOST
 
-    def _fill_slots(self, now: float) -> None:
-        for slot in [slot for slot, due in self._vacant.items() if due <= now]:
-            if self._spawn("worker", slot, self._worker):
-                del self._vacant[slot]
-            else:
-                self._vacant[slot] = now + FORK_PAUSE
+    # Files.
 
-    def sweep(self, cache_type: str, sweep: Sweep) -> bool:
-        """Have a child do it; False when there is one that does another, or none to be had."""
-        if any(child.slot == self._sweeper_slot for child in self._children.values()):
-            return False
-        name = f"{cache_type} cache sweeper"
-        return self._spawn(name, self._sweeper_slot, partial(self._sweeper, sweep))
+    def _take_message(self, timeout: float) -> None:
+        """Handle a message of the janitor; a closed link is noticed when the janitor is reaped."""
+        message = self._link.receive(timeout)
+        if message is None:
+            return
+        if message.kind == janitor.FATAL:
+            raise Fatal(message.text)
+        if message.kind == janitor.LOCATED:
+            self._located = message.located
+            assert message.located is not None
+            files = self._duties.store_files(message.located)
+            self._inherited = self._inherited.with_files(files)
+        elif message.kind == janitor.MADE:
+            self._files_made = True
+        elif message.kind == janitor.RENEWED:
+            self._retire(child for child in self._all_workers() if child.uses_files)
 
-    def _spawn(self, name: str, slot: int, work: Callable[[int], int]) -> bool:
-        """Fork a child that does ``work``, which returns its exit status; False if that fails."""
-        now = time.monotonic()
-        held = signals.hold()
-        pid = -1
+    def _judge_files(self, now: float) -> None:
+        """Block all access to files when one process is blocked; allow it when all is well."""
+        blocked = self._scoreboard.files_blocked
+        stalled = [c for c in self._children if c.uses_files and c.stalled]
+        if any(map(self._children.is_blocked, stalled)):
+            if not blocked[0]:
+                log.warning("a file system does not respond; sessions are not cached until it does")
+            blocked[0] = 1
+            self._blocked_since = now
+        elif blocked[0] and not stalled and self._scoreboard.files_checked > self._blocked_since:
+            blocked[0] = 0
+            log.info("the file system responds again: sessions are cached")
+
+    def _may_use_files(self) -> bool:
+        return self._files_made and not self._scoreboard.files_blocked[0]
+
+    # Children start.
+
+    def _all_workers(self) -> list[Child]:
+        return [child for child in self._children if child.slot != self._slots.janitor]
+
+    def _serving(self) -> list[Child]:
+        """Return the workers that count: not told to go, and responding."""
+        return [child for child in self._all_workers() if not (child.retired or child.stalled)]
+
+    def _missing(self) -> int:
+        return self._workers - len(self._serving())
+
+    def _spawn_missing(self, now: float) -> None:
+        if now >= self._janitor_due and not any(
+            child.slot == self._slots.janitor for child in self._children
+        ):
+            self._spawn_janitor(now)
+        if not self._files_made and now < self._files_due:
+            return
+        taken = {child.slot for child in self._children}
+        free = [slot for slot in self._slots.workers if slot not in taken]
+        for slot in free[: max(0, self._missing())]:
+            if now < self._worker_due:
+                return
+            self._spawn_worker(slot, now)
+
+    def _spawn_worker(self, slot: int, now: float) -> None:
+        with_files = self._may_use_files()
+        inherited = self._inherited if with_files else self._inherited.without_files()
+        entry = partial(worker.main, inherited, slot, self._pipes)
+        if not self._spawn("worker", slot, with_files, entry):
+            self._worker_due = now + FORK_PAUSE
+
+    def _spawn_janitor(self, now: float) -> None:
+        slot, located = self._slots.janitor, self._located
+        if self._jailed and located is None:
+            log.error("session caches are not available until the next reload")
+            self._janitor_due = math.inf
+            return
+        entry = partial(
+            janitor.main, self._inherited, slot, self._janitor_end, self._pipes.parent_alive_fd,
+            self._duties, located,
+        )  # fmt: skip
+        if not self._spawn("janitor", slot, True, entry):
+            self._janitor_due = now + FORK_PAUSE
+
+    def _spawn(self, name: str, slot: int, uses_files: bool, entry: Callable[[], int]) -> bool:
         try:
-            pid = os.fork()
-            if pid == 0:
-                _be_a_child(lambda: work(slot), held)
+            self._children.spawn(name, slot, uses_files, entry)
         except OSError as error:
-            self._limit.warning("fork", f"fork: {error.strerror}; will try again", now)
+            text = f"fork: {error.strerror}; will try again"
+            self._limit.warning("fork", text, time.monotonic())
             return False
-        finally:
-            if pid:
-                signals.let_go(held)
-        self._children[pid] = Child(name, slot, pid, now)
         return True
 
-    def _worker(self, slot: int) -> int:
-        return worker.main(self._inherited, slot, self._worker_pipes)
+    # Children end.
 
-    def _sweeper(self, sweep: Sweep, slot: int) -> int:
-        return sweeper.main(self._inherited, slot, self._worker_pipes.parent_alive_fd, sweep)
-
-    # Children go.
-
-    def _reap(self) -> None:
-        while self._children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            child = self._children.pop(pid, None)
-            if child is not None:
-                self._cleanup_child(child, os.waitstatus_to_exitcode(status))
+    def _reap(self) -> int:
+        """Clean up after the children that have ended; return their number."""
+        ended = list(self._children.reap())
+        for child, code in ended:
+            served = self._scoreboard.last_beat(child.slot) > 0
+            self._cleanup_child(child, code)
+            if not self._stopping:
+                self._plan_successor(child, code, served)
+        return len(ended)
 
     def _cleanup_child(self, child: Child, code: int) -> None:
-        """Put in order what a dead worker left, and plan its successor."""
-        served = self._inherited.scoreboard.last_beat(child.slot) > 0
-        self._inherited.scoreboard.clear(child.slot)
+        """Free what a dead child held; log an end that nobody asked for."""
+        inherited = self._inherited
+        self._scoreboard.clear(child.slot)
         now = time.monotonic()
         if Recovery.FREED in [lock.recover(child.slot, now) for lock in self._locks]:
-            log.info(f"freed a lock that worker pid {child.pid} held when it died")
-        self._inherited.stats.collect(child.slot)
-        if self._stopping:
+            log.info(f"freed a lock that {child.name} pid {child.pid} held when it died")
+        inherited.stats.collect(child.slot)
+        if self._stopping or child.retired or (child.slot == self._slots.janitor and code == 0):
             return
-        if not child.retired and (code or child.slot != self._sweeper_slot):
-            log.warning(f"{child.name} pid {child.pid} {_end_in_words(code)}")
-            # An end that we gave it says nothing of the cache files.
-            self._janitor.child_died(-signal.SIGKILL if child.aborted else code)
-        if child.slot != self._sweeper_slot:
-            self._plan_successor(child, code, served)
-
-    def _settle_locks(self, now: float) -> float:
-        """Fill the slots unless a lock is lost; return the seconds until to look at locks again.
-
-        A dead process may have a lock that is lost: all others are ended, and it is made free.
-        """
-        found = [lock.settle(now) for lock in self._locks]
-        if Recovery.LOST not in found:
-            self._fill_slots(now)
-            return LOCK_POLL if Recovery.IN_DOUBT in found else math.inf
-        if self._children:
-            log.warning("a lock was lost when a worker died: ending all workers")
-            for child in self._children.values():
-                child.retired = True
-                _kill(child.pid, signal.SIGKILL)
-            return LOCK_POLL
-        for lock in self._locks:
-            lock.reset()
-        return 0.0
+        log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
+        if code in DAMAGE and not child.aborted and child.uses_files:
+            for plan in inherited.caches:
+                plan.shared.report_damage()
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
-        if code == worker.BOOT_ERROR:
-            raise CannotServe("workers cannot start; see the messages above")
         now = time.monotonic()
-        self._futile = 0 if served else self._futile + 1
-        if self._futile >= MAX_FAILED_STARTS:
+        if child.slot == self._slots.janitor:
+            self._janitor_due = now + (LONGEST_PAUSE if now - child.started < YOUNG else 0.0)
+            return
+        self._has_served |= served
+        if not self._has_served and code == worker.BOOT_ERROR:
+            raise CannotServe("workers cannot start; see the messages above")
+        self._failed_starts = 0 if served else self._failed_starts + 1
+        if not self._has_served and self._failed_starts >= MAX_FAILED_STARTS:
             raise CannotServe(f"{MAX_FAILED_STARTS} workers in a row died before they could serve")
         if now - child.started >= YOUNG or child.retired:
             self._pause = 0.0
         else:
             self._pause = min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
-        self._vacant[child.slot] = now + self._pause
+        self._worker_due = now + self._pause
 
-    def _end_the_hung(self, now: float) -> float:
-        """End children without a heartbeat; returns the seconds until to look again."""
-        for child in self._children.values():
-            beat = self._inherited.scoreboard.last_beat(child.slot) or child.started
+    def _end_hung(self, now: float) -> None:
+        """End children without a heartbeat: SIGABRT, so that a trace can be left, then SIGKILL."""
+        for child in self._children:
             if child.aborted:
-                if now - child.aborted >= ABORT_TIME:
-                    _kill(child.pid, signal.SIGKILL)
-            elif now - beat > self._daemon_timeout:
+                if not child.killed and now - child.aborted >= ABORT_TIME:
+                    self._children.kill(child, signal.SIGKILL)
+            elif child.stalled and self._children.silence(child, now) > min(
+                HUNG_TIME, self._daemon_timeout
+            ):
                 log.warning(f"{child.name} pid {child.pid} does not respond: ending it")
                 child.aborted = now
-                _kill(child.pid, signal.SIGABRT)
-        waits_to_kill = any(child.aborted for child in self._children.values())
-        return ABORT_TIME / 2 if waits_to_kill else self._daemon_timeout / 3
+                self._children.kill(child, signal.SIGABRT)
 
-    def retire_workers(self) -> None:
-        """Have every worker replaced by a fresh one: their cache files were made anew.
+    def _retire_surplus(self) -> None:
+        """Retire workers that are one too many, or have no caches while they could have them.
 
-        A sweep of them ends.
+        One at a time, and only while the others serve.
         """
-        for child in self._children.values():
-            child.retired = True
-            _kill(child.pid, signal.SIGTERM)
+        serving = [c for c in self._serving() if self._scoreboard.last_beat(c.slot)]
+        plain = [child for child in serving if not child.uses_files]
+        if len(serving) > self._workers:
+            self._retire([(plain or serving)[-1]])
+        elif plain and self._may_use_files() and len(serving) == self._workers:
+            self._retire(plain[:1])
 
-    def _end_workers(self) -> None:
-        """Close the parent_alive_fd and wait; at the end nobody is left."""
+    def _retire(self, children: Iterable[Child]) -> None:
+        """Have workers serve their open connections and then end; others take their places."""
+        for child in children:
+            if not child.retired:
+                child.retired = True
+                self._children.kill(child, worker.DRAIN_SIGNAL)
+
+    def _end_children(self) -> None:
+        """Close the pipe that children watch, and wait; kill what is left, and wait once more."""
         self._stopping = True
-        os.close(self._lifeline_end)
-        deadline = time.monotonic() + STOP_TIME
-        while self._children and (left := deadline - time.monotonic()) > 0:
+        os.close(self._alive_end)
+        self._wait_for_children(STOP_TIME)
+        for child in self._children:
+            self._children.kill(child, signal.SIGKILL)
+        self._wait_for_children(KILL_TIME)
+        if len(self._children):
+            log.warning(
+                f"{len(self._children)} processes are blocked by a file system;"
+                " they end when it responds"
+            )
+
+    def _wait_for_children(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while len(self._children) and (left := deadline - time.monotonic()) > 0:
             self._poll.poll(left * 1000)
-            signals.drain(self._signal_end)
+            signals.drain(self._signal_fd)
             signals.drain(self._wakeup_end)
+            with contextlib.suppress(Fatal):
+                self._take_message(0.0)
             self._reap()
-        for child in self._children.values():
-            _kill(child.pid, signal.SIGKILL)
-            os.waitpid(child.pid, 0)
-        self._children.clear()
 
 
-def _be_a_child(work: Callable[[], int], held: Iterable[int]) -> NoReturn:
-    status = worker.DEFECT
-    try:
-        signals.forget(held)
-        status = work()
-    finally:
-        os._exit(status)
-
-
-def _kill(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _end_in_words(code: int) -> str:
+def _describe_end(code: int) -> str:
     return f"killed by signal {-code}" if code < 0 else f"exit status {code}"

@@ -1,10 +1,9 @@
-"""signals - how the parent hears of signals: as bytes in a pipe, in its own time.
+"""signals - signals are queued and handled only in the parent's main loop.
 
-Handlers do nothing; Python writes the number of each signal that comes into a pipe, which wakes the
-parent's loop. So nothing is ever interrupted, and no code runs at a moment that nobody chose.
+The handlers do nothing; Python writes the number of each signal into a pipe, which wakes the loop.
 
-A child starts with the ways of the parent. ``hold`` keeps a signal that is meant for it from ending
-up in the queue of the parent until ``forget`` has given it its own ways.
+A child inherits the parent's handlers and pipe. ``block`` keeps a signal that is meant for the
+child from going into the parent's pipe until ``reset_in_child`` has run.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 @contextlib.contextmanager
 def queue() -> Iterator[int]:
-    """Queue signals in a pipe; gives the end to read with ``drain``."""
+    """Queue signals in a pipe; yield the end to read with ``drain``."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(reader, False)
@@ -35,32 +34,32 @@ def queue() -> Iterator[int]:
 
 
 def drain(descriptor: int) -> bytes:
-    """All that is in a non-blocking pipe: of the queue, the numbers of the signals that came."""
+    """Return all that is in a non-blocking pipe: of the queue, the numbers of the signals."""
     try:
         return os.read(descriptor, 4096)
     except BlockingIOError:
         return b""
 
 
-def hold() -> Iterable[int]:
-    """Before a fork: block what is queued; returns what ``let_go`` needs."""
+def block() -> Iterable[int]:
+    """Block the queued signals before a fork; return the mask for ``restore``."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, _QUEUED_SIGNALS)
 
 
-def let_go(held: Iterable[int]) -> None:
-    """After the fork: unblock it."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, held)
+def restore(mask: Iterable[int]) -> None:
+    """Restore the signal mask after the fork."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def forget(held: Iterable[int]) -> None:
-    """In a child: only SIGTERM means something; master's and a terminal's go to the parent."""
+def reset_in_child(mask: Iterable[int]) -> None:
+    """Reset handlers in a child: SIGTERM ends it; SIGINT and SIGHUP are the parent's business."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    let_go(held)
+    restore(mask)
 
 
 def _queued(*_: object) -> None:
-    """The handler of signals that are taken from the pipe."""
+    """The handler of the queued signals; the pipe has the number."""

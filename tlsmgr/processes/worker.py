@@ -1,14 +1,16 @@
-"""worker - one process of many that answer clients: accept, read, handle, write.
+"""worker - a process that serves clients: accept, read, handle, write.
 
-A worker is an event loop over its clients. A turn of it reads one segment of each client that sent
-something, answers lookups and the like at once, all seeds together with one extract at the turn's
-end, and then carries out all updates and deletes, as one transaction a cache, before they are
-answered. No request makes a disk wait, and no client waits for another one's bytes.
+A worker is an event loop over its connections. One iteration reads one segment of each client that
+sent something and answers lookups and the like at once. At its end it answers all seeds together,
+with one extract, and then commits all updates and deletes, in one transaction for each cache,
+before their clients get a reply. No request waits for a sync to disk or for another client's bytes.
 
-Ends after the current iteration: when the parent has gone (parent_alive_fd reports the end of the
-pipe, kill -9 included), and on SIGTERM. A defect of ours ends it with a traceback in the log and
-status 1; what keeps it from serving at all with status BOOT_ERROR. A cache that can't be opened is
-a warning. It holds no lock between iterations, and no descriptor that is not in ``Inherited``.
+It ends after the current iteration when the parent has gone (``parent_alive_fd`` reads the end of
+the pipe, kill -9 of the parent included) and on SIGTERM. On DRAIN_SIGNAL it stops to accept, serves
+its connections until the clients leave, DRAIN_TIME at most, and ends. A defect of ours ends it with
+a traceback in the log and status 1; a worker that can't start exits with BOOT_ERROR. A cache that
+can't be opened is a warning. It holds no lock between iterations, and no descriptor that is not in
+``Inherited``.
 """
 
 from __future__ import annotations
@@ -23,35 +25,66 @@ from typing import NamedTuple
 
 from tlsmgr import log
 from tlsmgr.processes import setup
-from tlsmgr.processes.connections import Client, Clients
+from tlsmgr.processes.connections import (
+    READING,
+    READY,
+    WAITING,
+    WRITING,
+    Connection,
+    Connections,
+)
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.listeners import Listeners
-from tlsmgr.service import Context, Deferred, answer_seeds, commit_changes, handle, refuse
+from tlsmgr.service import (
+    Context,
+    Deferred,
+    Refusal,
+    answer_seeds,
+    commit_changes,
+    handle,
+    refuse,
+)
 from tlsmgr.stats import INDEX
-from tlsmgr.wire import InputWarning, Malformed, Request, RequestReader, Seed, WakeUp, read_whole
+from tlsmgr.wire import (
+    Event,
+    InputWarning,
+    Malformed,
+    Paused,
+    Request,
+    RequestReader,
+    Seed,
+    WakeUp,
+    read_whole,
+)
 
-BOOT_ERROR = 3  # exit status: not even started, no use in trying again
+BOOT_ERROR = 3  # exit status: it could not start
 DEFECT = 1  # exit status: a traceback is in the log
+DRAIN_SIGNAL = signal.SIGUSR1
+DRAIN_TIME = 10.0  # seconds for clients to leave a worker that drains
 
-CHECK_INTERVAL = 1.0  # seconds between two looks at what no event tells of
-REQUESTS_AT_ONCE = 16  # of one client in a turn
-MOST_MISTAKES = 100  # malformed requests of one client
+CHECK_INTERVAL = 1.0  # seconds between two looks at connections that send no event
+REQUESTS_AT_ONCE = 16  # of one client in an iteration
+MOST_MISTAKES = 100  # refused requests of one client
+WARNING_INTERVAL, WARNING_BURST = 60.0, 50  # seconds, and warnings of one kind in that time
 NANOSECONDS = 1_000_000_000
 
 _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], INDEX["malformed"]
 
 
 class Pipes(NamedTuple):
-    """A worker's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone."""
+    """A child's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone."""
 
     parent_alive_fd: int
-    wakeup_fd: int
+    wakeup_fd: int  # a byte written here wakes the parent
 
 
 def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
-    """Be a worker in ``slot``, right after the fork; returns the exit status."""
+    """Worker entry point, called in the child after fork(); return the exit status."""
     try:
         worker = _boot(inherited, slot, pipes)
+    except OSError as error:
+        log.warning(f"a worker cannot start: {error.strerror}")
+        return BOOT_ERROR
     except Exception as bug:
         log.traceback(bug)
         return BOOT_ERROR
@@ -81,68 +114,79 @@ class Worker:
         self._pipes = pipes
         self._context = context
         self._epoll = select.epoll()
-        self._clients = Clients(self._epoll)
+        self._connections = Connections(self._epoll)
         self._listeners = Listeners(self._epoll, inherited.listeners)
-        self._deferred: list[tuple[Client, Deferred]] = []
-        self._seeds: list[tuple[Client, Seed]] = []
-        self._unread: list[Client] = []  # they sent more than was looked at so far
+        self._deferred: list[tuple[Connection, Deferred]] = []
+        self._seeds: list[tuple[Connection, Seed]] = []
+        self._unread: list[Connection] = []  # they sent more than was read so far
         self._next_check = 0.0  # time.monotonic()
+        self._drained_by = 0.0  # time.monotonic(); 0: it accepts connections
         self._stopping = False
+        self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
 
     def run(self) -> None:
-        """Serve until told to stop."""
+        """Serve until the parent or a signal ends it."""
         self._catch_signals()
         self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
         self._listeners.listen()
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
-        self._ring()
-        while not self._stopping:
-            self._iterate(self._patience())
+        self._wake_parent()
+        while not (self._stopping or self._is_drained()):
+            self._iterate(self._timeout())
         self._listeners.ignore()
         self._iterate(0.0)
-        self._clients.close_all()
+        self._connections.close_all()
         for cache in self._context.caches:
             cache.close()
 
     def _catch_signals(self) -> None:
-        """SIGTERM ends the wait for events, which Python would take up again by itself."""
-        alarm, end = os.pipe()
-        os.set_blocking(end, False)
-        signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+        """Have signals end the wait for events, which Python would resume by itself."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop)
-        self._epoll.register(alarm, select.EPOLLIN)
+        signal.signal(DRAIN_SIGNAL, self._drain)
+        self._epoll.register(reader, select.EPOLLIN | select.EPOLLET)
 
-    def _ring(self) -> None:
-        """Have the parent look at this worker."""
+    def _wake_parent(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._pipes.wakeup_fd, b"!")
-
-    def _patience(self) -> float:
-        """How many seconds to wait for events."""
-        if self._unread:
-            return 0.0
-        return self._listeners.patience(time.monotonic(), self._inherited.heartbeat)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
+    def _drain(self, *_: object) -> None:
+        self._drained_by = time.monotonic() + DRAIN_TIME
+
+    def _is_drained(self) -> bool:
+        if not self._drained_by:
+            return False
+        self._listeners.ignore()
+        return not len(self._connections) or time.monotonic() >= self._drained_by
+
+    def _timeout(self) -> float:
+        """Return how many seconds to wait for events."""
+        if self._unread:
+            return 0.0
+        return self._listeners.timeout(time.monotonic(), self._inherited.heartbeat)
+
     def _iterate(self, timeout: float) -> None:
-        """Wait for events and serve them; at the end answer what is answered together."""
+        """Wait for events and serve them; at the end send the replies that are made together."""
         events = self._epoll.poll(timeout)
         now = time.monotonic()
-        self._inherited.scoreboard.beat(self._slot, now, len(self._clients))
+        self._inherited.scoreboard.beat(self._slot, now, len(self._connections))
         self._listeners.resume(now)
         if self._unread:
             self._resume(now)
         self._serve(events, now)
         if self._seeds:
-            self._deal()
-        self._settle()
+            self._answer_seeds()
+        self._commit_changes()
         if now >= self._next_check:
             self._check(now)
 
     def _handle_fd(self, fd: int, now: float) -> None:
-        """Something other than a client can be read."""
+        """Handle an event of a descriptor that is not a client's."""
         if fd in self._listeners:
             self._accept(fd, now)
         elif fd == self._pipes.parent_alive_fd:
@@ -153,148 +197,168 @@ class Worker:
             return
         for connection in self._listeners.accept(fd, now):
             self._context.counts[_CONNECTIONS] += 1
-            self._clients.welcome(connection)
+            self._connections.add(connection)
 
     def _check(self, now: float) -> None:
-        """Once a second: look for connections left over, and give up clients that don't go on."""
+        """Once a second: look for waiting connections, close those that time out or hold most."""
         self._next_check = now + CHECK_INTERVAL
         self._listeners.rearm()
-        for client in self._clients.overdue(now - self._inherited.client_timeout):
-            log.warning(f"timeout on {self._inherited.source}")
-            self._clients.drop(client)
+        for connection in self._connections.overdue(now - self._inherited.client_timeout):
+            self._warn("timeout", f"timeout on {self._inherited.source}")
+            self._connections.drop(connection)
 
     # Requests.
 
     def _serve(self, events: list[tuple[int, int]], now: float) -> None:
-        """Read one segment of each. It nearly always is one request, and answered right here."""
-        find, read, answer = self._clients.get, self._clients.read, self._answer
+        """Read one segment of each; it nearly always is one request, answered right here."""
+        find, read, answer = self._connections.get, self._connections.read, self._answer
         for fd, _ in events:
-            client = find(fd)
-            if client is None:
+            connection = find(fd)
+            if connection is None:
                 self._handle_fd(fd, now)
-            elif client.waits or client.output or client.reader is not None:
-                self._go_on(client, now)
+            elif connection.state != READY:
+                self._go_on(connection, now)
             else:
-                segment = read(client)
+                segment = read(connection)
                 request = read_whole(segment) if segment else None
                 if request is not None:
-                    answer(client, request)
+                    answer(connection, request)
                 elif segment is not None:
-                    self._feed(client, segment, now)
+                    self._feed(connection, segment, now)
 
-    def _answer(self, client: Client, request: Request) -> None:
-        """Stir the time of day, and handle the request; some replies wait for the turn's end."""
+    def _answer(self, connection: Connection, request: Request) -> None:
+        """Stir the time of day, and handle the request; some replies wait for the others."""
         now = time.time_ns()
         self._context.pool.note_time(now)
         reply = handle(self._context, request, now // NANOSECONDS)
-        if isinstance(reply, bytes):
-            self._clients.send(client, reply)
+        if type(reply) is bytes:
+            self._connections.send(connection, reply)
+        elif isinstance(reply, Seed):
+            connection.state = WAITING
+            self._seeds.append((connection, reply))
+        elif isinstance(reply, Deferred):
+            connection.state = WAITING
+            self._deferred.append((connection, reply))
         else:
-            client.waits = True
-            if isinstance(reply, Seed):
-                self._seeds.append((client, reply))
-            else:
-                self._deferred.append((client, reply))
+            assert isinstance(reply, Refusal)
+            self._refuse(connection, reply)
 
-    def _go_on(self, client: Client, now: float) -> None:
-        """An event at a client with half-done business."""
-        if client.waits:
+    def _go_on(self, connection: Connection, now: float) -> None:
+        """Handle an event of a connection with half-done business."""
+        if connection.state == WAITING:
             return  # what it sent before comes first
-        if client.output:
-            if self._clients.send_rest(client) and client.reader is not None:
-                self._read_requests(client)
-            self._clients.note_progress(client, now)
+        if connection.state == WRITING:
+            if self._connections.send_rest(connection) and connection.state == READING:
+                self._read_requests(connection)
+            self._connections.note_progress(connection, now)
             return
-        segment = self._clients.read(client)
+        segment = self._connections.read(connection)
         if segment is not None:
-            self._feed(client, segment, now)
+            self._feed(connection, segment, now)
 
-    def _feed(self, client: Client, segment: bytes, now: float) -> None:
-        """A segment that is not just one request; empty at the end of input."""
+    def _feed(self, connection: Connection, segment: bytes, now: float) -> None:
+        """Handle a segment that is not exactly one request; empty at the end of input."""
         if not segment:
-            self._end(client)
+            self._end(connection)
             return
-        if client.reader is None:
-            client.reader = RequestReader(self._inherited.source)
-        client.reader.receive(segment)
-        self._read_requests(client)
-        self._clients.note_progress(client, now)
+        if connection.reader is None:
+            connection.reader = RequestReader(self._inherited.source)
+            connection.state = READING
+        connection.reader.receive(segment)
+        self._read_requests(connection)
+        self._connections.note_progress(connection, now)
+        if (largest := self._connections.largest()) is not None:
+            text = f"too much memory for half requests from {self._inherited.source}"
+            self._warn("memory", text)
+            self._connections.drop(largest)
 
-    def _read_requests(self, client: Client) -> None:
-        """Serve what the client's reader holds, until a reply is stuck or has to wait."""
-        for served in range(REQUESTS_AT_ONCE + 1):
-            reader = client.reader
-            if reader is None or client.output or client.waits or not self._clients.is_open(client):
+    def _read_requests(self, connection: Connection) -> None:
+        """Serve the requests that its reader holds, until a reply is stuck or has to wait."""
+        for _ in range(REQUESTS_AT_ONCE):
+            if connection.reader is None:
                 return
-            if served == REQUESTS_AT_ONCE:
-                break
-            event = reader.next_event()
+            event = connection.reader.next_event()
             if event is None:
-                if reader.is_idle:
-                    client.reader = None
+                if connection.reader.is_idle:
+                    connection.reader = None
+                    connection.state = READY
                 return
-            if isinstance(event, Malformed):
-                self._refuse(client, event)
-            elif isinstance(event, InputWarning):
-                log.warning(event.text)
-            elif isinstance(event, WakeUp):
-                self._context.counts[_WAKEUPS] += 1
-                self._clients.drop(client)
-            else:
-                self._answer(client, event)
-        client.waits = True  # others have sent something too: the rest is for the next turn
-        self._unread.append(client)
+            if isinstance(event, Paused):
+                break
+            self._handle_event(connection, event)
+            if connection.state != READING or not self._connections.is_open(connection):
+                return
+        connection.state = WAITING  # other clients have sent something too
+        self._unread.append(connection)
 
-    def _refuse(self, client: Client, malformed: Malformed) -> None:
+    def _handle_event(self, connection: Connection, event: Event) -> None:
+        if isinstance(event, Malformed):
+            self._refuse(connection, Refusal(refuse(event), event.complaint), event.final)
+        elif isinstance(event, InputWarning):
+            self._warn("input", event.text)
+        elif isinstance(event, WakeUp):
+            self._context.counts[_WAKEUPS] += 1
+            self._connections.drop(connection)
+        elif not isinstance(event, Paused):
+            self._answer(connection, event)
+
+    def _refuse(self, connection: Connection, refusal: Refusal, final: bool = False) -> None:
+        """Send status -2; a client that makes too many mistakes is disconnected."""
         self._context.counts[_MALFORMED] += 1
-        log.warning(malformed.complaint)
-        self._clients.send(client, refuse(malformed))
-        client.mistakes += 1
-        if client.mistakes == MOST_MISTAKES:
-            log.warning(f"too many malformed requests from {self._inherited.source}: disconnected")
-        if malformed.final or client.mistakes == MOST_MISTAKES:
-            self._clients.drop(client)
+        if refusal.complaint:
+            self._warn("refusal", refusal.complaint)
+        self._connections.send(connection, refusal.reply)
+        connection.mistakes += 1
+        if connection.mistakes == MOST_MISTAKES:
+            text = f"too many refused requests from {self._inherited.source}: disconnected"
+            self._warn("mistakes", text)
+        if final or connection.mistakes == MOST_MISTAKES:
+            self._connections.drop(connection)
 
-    def _end(self, client: Client) -> None:
-        """The peer will send no more; half a request still gets the reply that it deserves."""
-        ending = client.reader.end_of_input() if client.reader is not None else None
-        if isinstance(ending, Malformed):
-            self._refuse(client, ending)
-        elif ending is not None:
-            log.warning(ending.text)
-        self._clients.drop(client)
+    def _warn(self, kind: str, text: str) -> None:
+        self._limit.warning(kind, text, time.monotonic())
 
-    # The end of a turn.
+    def _end(self, connection: Connection) -> None:
+        """Handle EOF; report a partial request."""
+        reader = connection.reader
+        ending = reader.end_of_input() if reader is not None else None
+        if ending is not None:
+            self._handle_event(connection, ending)
+        self._connections.drop(connection)
 
-    def _deal(self) -> None:
+    # The end of an iteration.
+
+    def _answer_seeds(self) -> None:
         waiting, self._seeds = self._seeds, []
         replies = answer_seeds(self._context, [seed for _, seed in waiting])
         self._reply(waiting, replies)
 
-    def _settle(self) -> None:
-        """After the seeds, as the writers' lock of a cache may have to be waited for."""
-        for cache in self._context.caches:
-            cache.end_reading()
+    def _commit_changes(self) -> None:
+        """Runs after the seeds, as the writers' lock of a cache may have to be waited for."""
+        if not self._context.files_blocked[0]:
+            for cache in self._context.caches:
+                cache.end_reading()
         if not (self._deferred or any(cache.expired for cache in self._context.caches)):
             return
         waiting, self._deferred = self._deferred, []
         replies = commit_changes(self._context, [item for _, item in waiting], int(time.time()))
         self._reply(waiting, replies)
 
-    def _reply(self, waiting: Sequence[tuple[Client, object]], replies: list[bytes]) -> None:
-        """To clients that wait, and are open: none is dropped before it got its reply."""
-        send = self._clients.send
-        for (client, _), reply in zip(waiting, replies):
-            send(client, reply)
-            if client.reader is None:
-                client.waits = False
-            else:  # it waits on, for the next turn
-                self._unread.append(client)
+    def _reply(self, waiting: Sequence[tuple[Connection, object]], replies: list[bytes]) -> None:
+        """Send replies to connections that wait; none is dropped before it got its reply."""
+        send = self._connections.send
+        for (connection, _), reply in zip(waiting, replies):
+            if connection.reader is None:
+                connection.state = READY
+            else:  # it waits on, for the next iteration
+                self._unread.append(connection)
+            send(connection, reply)
 
     def _resume(self, now: float) -> None:
-        """Go on with clients that had sent more requests than one when their turn ended."""
+        """Go on with clients that had sent more when their iteration ended."""
         unread, self._unread = self._unread, []
-        for client in unread:
-            client.waits = False
-            self._read_requests(client)
-            self._clients.note_progress(client, now)
+        for connection in unread:
+            if connection.state == WAITING and self._connections.is_open(connection):
+                self._connections.rest(connection)
+                self._read_requests(connection)
+                self._connections.note_progress(connection, now)

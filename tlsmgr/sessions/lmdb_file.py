@@ -205,3 +205,20 @@ class MappedFile:
             finally:
                 self.env.set_mapsize(self._extent.granted())
                 self._mapped = self.env.info()["map_size"]
+
+
+def preload() -> None:
+    """Use LMDB once in memory, as it imports modules late; after chroot that is not possible."""
+    memory = os.memfd_create("tlsmgr-preload", os.MFD_CLOEXEC)
+    try:
+        path = f"/proc/self/fd/{memory}"
+        with lmdb.open(path, subdir=False, lock=False, map_size=1 << 20, max_dbs=1) as env:
+            table = env.open_db(b"preload")
+            with env.begin(write=True) as txn:
+                txn.put(b"key", b"value", db=table)
+            with contextlib.suppress(lmdb.Error):
+                lmdb.open("/proc/self/fd/none", subdir=False, lock=False, create=False)
+    except ERRORS:
+        pass  # no /proc; then there is no jail that has none either
+    finally:
+        os.close(memory)

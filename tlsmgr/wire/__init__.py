@@ -1,23 +1,30 @@
 """wire - the attribute lists of the tlsmgr protocol: bytes to requests, replies to bytes.
 
-Every list is ``*(name NUL value NUL) NUL`` (Postfix attr_print0/attr_scan0). Framing and types are
-dealt with here, meaning is not: what a cache type or a key name of 15 bytes is worth is for
-``service`` to say. There is no socket, clock or log in sight; workers run this code without a lock.
+Each list is ``*(name NUL value NUL) NUL`` (Postfix attr_print0, attr_scan0). This package checks
+framing and types; `service` checks the meaning, such as the name of a cache type. It makes no
+system call, reads no clock and writes no log line. Workers run it without a lock.
 
-Two readers share one meaning:
+    requests    the six requests, their attributes and value types
+    reader      bytes to requests
+    reply       replies to bytes
 
-* ``read_whole`` takes a segment that is exactly one well-formed request, which is what nearly
-  every segment is, at the price of a split and a match, or at sight;
-* ``RequestReader`` takes everything else: pieces, pipelines, rubbish. It works field by field, so
-  that a wrong attribute is answered when it is seen, like stock does, and not at the list's end.
+There are two readers, which agree:
 
-What a reader promises: whatever the bytes are, it yields events and raises nothing. A malformed
-list is one ``Malformed``, its remainder is skipped, and the request behind it is read. A client
-that was told off and starts afresh with ``request`` at the head of a segment is understood, even
-if it never ended its bad list. At most ``REQUEST_LIMIT`` bytes of a list are ever held.
+* ``read_whole`` takes a segment that is exactly one well-formed request, as nearly all are, for the
+  price of one split and one match;
+* ``RequestReader`` takes everything else: pieces, pipelines, malformed lists. It works field by
+  field, so that it refuses a wrong attribute as soon as it is read, as stock does, and not at the
+  end of the list.
+
+No bytes raise an exception. A malformed list is one ``Malformed`` event; the rest of the list is
+skipped, and the request behind it is read. A client whose request was refused may send the next one
+in a new segment without ending the refused list. At most ``REQUEST_LIMIT`` bytes of a list are
+held.
 """
 
-from tlsmgr.wire.forms import (
+from tlsmgr.wire.reader import RequestReader, read_whole
+from tlsmgr.wire.reply import write_reply, write_seed, write_session
+from tlsmgr.wire.requests import (
     ANNOUNCEMENT,
     BAD_REQUEST,
     FAILED,
@@ -28,6 +35,7 @@ from tlsmgr.wire.forms import (
     InputWarning,
     Lookup,
     Malformed,
+    Paused,
     Policy,
     Request,
     Seed,
@@ -35,8 +43,6 @@ from tlsmgr.wire.forms import (
     Update,
     WakeUp,
 )
-from tlsmgr.wire.reader import RequestReader, read_whole
-from tlsmgr.wire.reply import write_reply, write_seed, write_session
 
 __all__ = [
     "ANNOUNCEMENT",
@@ -49,6 +55,7 @@ __all__ = [
     "InputWarning",
     "Lookup",
     "Malformed",
+    "Paused",
     "Policy",
     "Request",
     "RequestReader",

@@ -1,8 +1,9 @@
 """reader - bytes to requests: ``read_whole`` for nearly every segment, ``RequestReader`` for all.
 
-The two agree: what read_whole returns is what RequestReader would yield for the same bytes, and
-nothing else. RequestReader is a machine of three questions, in this order: is a refused list's
-remainder being skipped, is it a name's turn or a value's, and what name is wanted now.
+The two agree: a request that ``read_whole`` returns is the only event that ``RequestReader`` has
+for the same bytes. The state of ``RequestReader`` is three answers, which it checks in this order:
+whether it skips the rest of a refused list (``_skipping``), whether the current field is a name or
+a value (``_at_value``), and which name must come next (``_wanted``).
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ from typing import Any
 
 import pybase64
 
-from tlsmgr.wire.forms import (
+from tlsmgr.wire.requests import (
     COMPLAINT_LIMIT,
     FIRST_NAME,
-    FORMS,
     NUL,
     REQUEST_LIMIT,
+    REQUEST_SPECS,
     WAKE_UP_NAME,
     Delete,
     Event,
-    Form,
     InputWarning,
     Lookup,
     Malformed,
+    Paused,
     Policy,
     Request,
+    RequestSpec,
     Seed,
     TicketKey,
     Update,
@@ -35,18 +37,19 @@ from tlsmgr.wire.forms import (
     parse_number,
 )
 
-# Of seed requests there are so few that they need not be taken apart.
+# The good seed requests are few enough for a table of all of them.
 _SEEDS: Mapping[bytes, Seed] = {
     b"request\0seed\0size\0%d\0\0" % size: Seed(size) for size in range(1, 256)
 }
 _LONGEST_SEED = max(map(len, _SEEDS))
-_SPLITS = 7  # at most, so that no session, which is long, is searched for a NUL
+FIELDS_AT_ONCE = 64  # fields taken in one call; a request has nine at most
+_SPLITS = 7  # at most, so that the session, which is long, is not searched for a NUL
 
 
 def read_whole(segment: bytes) -> Request | None:
-    """The request, when ``segment`` is exactly one and well-formed; else None: ask RequestReader.
+    """Return the request if ``segment`` is exactly one, well-formed; otherwise None.
 
-    It may say None to a good request; it never says anything that RequestReader would not.
+    None means that RequestReader must read the segment. A good request may be among those.
     """
     if len(segment) <= _LONGEST_SEED and segment in _SEEDS:
         return _SEEDS[segment]
@@ -57,7 +60,7 @@ def read_whole(segment: bytes) -> Request | None:
 
 
 def _match(fields: list[bytes]) -> Request | None:
-    """The two empty fields at the end are behind the last value's NUL and behind the list's."""
+    """Return the request; the last two fields are empty, behind the NULs of value and list."""
     match fields:
         case [b"request", b"lookup", b"cache_type", kind, b"cache_id", name, b"", b""]:
             return Lookup(kind, name)
@@ -75,21 +78,29 @@ def _match(fields: list[bytes]) -> Request | None:
 
 
 def _last_data(rest: bytes) -> bytes:
-    """Strict base64, in which there is no NUL, and the end of the value and of the list."""
+    """Return the data of strict base64, which has no NUL, before the ends of value and list."""
     if not rest.endswith(b"\0\0"):
         raise ValueError("not the end")
     return pybase64.b64decode(rest[:-2], None, True)
 
 
 class RequestReader:
-    """Bytes of one connection in, events out. Makes no system call.
+    """Turns the bytes of one connection into events. It makes no system call.
 
-    ``source`` is what complaints call the connection: "tlsmgr socket".
+    ``source`` is the name of the connection in complaints: "tlsmgr socket".
     """
 
     __slots__ = (
-        "_at_value", "_buffer", "_field", "_form", "_held", "_scan", "_size", "_skipping",
-        "_source", "_values",
+        "_at_value",
+        "_buffer",
+        "_field",
+        "_held",
+        "_scan",
+        "_size",
+        "_skipping",
+        "_source",
+        "_spec",
+        "_values",
     )  # fmt: skip
 
     def __init__(self, source: str = "tlsmgr socket") -> None:
@@ -97,47 +108,63 @@ class RequestReader:
         self._buffer = bytearray()
         self._field = 0  # where the current field starts
         self._scan = 0  # no NUL between there and here
-        self._held: Request | None = None  # a request whose remark went out first
+        self._held: Request | None = None  # a request whose warning was returned first
         self._start_list()
 
     def _start_list(self) -> None:
         self._size = 0  # bytes of this list before the current field
-        self._form: Form | None = None
+        self._spec: RequestSpec | None = None
         self._values: list[Any] = []
         self._at_value = False
         self._skipping = False
 
     @property
     def _is_fresh(self) -> bool:
-        """Not one field of the current list was read yet."""
-        return self._form is None and not self._at_value and not self._skipping
+        """Whether no field of the current list has been read."""
+        return self._spec is None and not self._at_value and not self._skipping
 
     @property
     def is_idle(self) -> bool:
-        """Nothing is held: the next segment starts a request, as far as can be told."""
-        return not self._buffer and self._is_fresh and self._held is None
+        """Whether nothing is held, so that the next segment starts a request."""
+        return not self._buffer and self._is_fresh
 
     def receive(self, segment: bytes) -> None:
-        """Append what a read returned. Call ``next_event`` until it is None afterwards."""
-        if segment.startswith(FIRST_NAME + NUL) and self._is_adrift:
+        """Append bytes that were read; then ``next_event`` must be called until it returns None."""
+        if segment.startswith(FIRST_NAME + NUL) and self._may_start_list:
             self._buffer.clear()
             self._field = self._scan = 0
             self._start_list()
         self._buffer += segment
 
     @property
-    def _is_adrift(self) -> bool:
-        """Only a refused list's remainder, or stray NULs, lie before the next segment."""
+    def _may_start_list(self) -> bool:
+        """Whether the next segment may start a new list, though the last one has not ended.
+
+        It may behind stray NULs, and behind a whole field of a refused list; in the middle of a
+        field, the segment is the rest of that field.
+        """
         if self._skipping:
             return self._field == len(self._buffer)
         return self._is_fresh and not self._buffer.strip(NUL)
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the current list so far; no more than these are held."""
+        return self._size + len(self._buffer) - self._field
+
     def next_event(self) -> Event | None:
-        """The next event, or None when more bytes are needed."""
+        """Return the next event, or None when more bytes are needed.
+
+        Paused after FIELDS_AT_ONCE fields: there may be more; other clients come first.
+        """
         if self._held is not None:
             held, self._held = self._held, None
             return held
+        fields = 0
         while (end := self._buffer.find(0, self._scan)) >= 0:
+            if fields == FIELDS_AT_ONCE:
+                return Paused()
+            fields += 1
             if end == self._field and self._is_fresh and len(self._buffer) - end <= 2:
                 break  # stock has no answer to an empty list of less than three bytes
             event = self._take_field(end)
@@ -145,13 +172,13 @@ class RequestReader:
                 return event
         else:
             self._scan = len(self._buffer)
-        self._forget_what_was_read()
+        self._drop_what_was_read()
         return self._refuse_if_oversized()
 
     def end_of_input(self) -> Malformed | InputWarning | None:
-        """What to make of it that the peer stopped sending: only half a request is worth a word.
+        """Return the event at the end of the input; None if no request is incomplete.
 
-        It gets a reply when it is known which request it is half of.
+        An incomplete request whose name is known gets a reply, another only a log line.
         """
         held = bytes(self._buffer[self._field :])
         if self._skipping or (self._is_fresh and held.strip(NUL) in (b"", WAKE_UP_NAME)):
@@ -159,7 +186,7 @@ class RequestReader:
         problem = "unexpected end-of-input from" if held else "premature end-of-input on"
         part = "value" if self._at_value else "name"
         text = f"{problem} {self._source} while reading input attribute {part}"
-        return InputWarning(text) if self._form is None else self._refuse(text)
+        return InputWarning(text) if self._spec is None else self._refuse(text)
 
     # Field by field.
 
@@ -186,21 +213,21 @@ class RequestReader:
         return self._finish() if not wanted else self._end_early(wanted)
 
     def _wanted(self) -> bytes:
-        """The name that must come now; empty when it is the list terminator's turn."""
-        if self._form is None:
+        """Return the name that must come next; empty for the list terminator."""
+        if self._spec is None:
             return FIRST_NAME
-        names = self._form.names
+        names = self._spec.names
         return names[len(self._values)] if len(self._values) < len(names) else b""
 
     def _finish(self) -> Request:
-        assert self._form is not None
-        request = self._form.make(*self._values)
+        assert self._spec is not None
+        request = self._spec.make(*self._values)
         self._start_list()
         return request
 
     def _end_early(self, wanted: bytes) -> Malformed:
         refusal = self._refuse(f"missing attribute {_text(wanted)} in input from {self._source}")
-        if wanted != FIRST_NAME:  # behind an empty list comes the rest of the rubbish, as in stock
+        if wanted != FIRST_NAME:  # what follows an empty list is skipped, as in stock
             self._start_list()
         return refusal
 
@@ -223,12 +250,12 @@ class RequestReader:
         self._at_value = False
         if self._skipping:
             return None
-        if self._form is None:
-            self._form = FORMS.get(value)
-            if self._form is None:
+        if self._spec is None:
+            self._spec = REQUEST_SPECS.get(value)
+            if self._spec is None:
                 return self._refuse(f'unknown request "{_text(value)}" from {self._source}')
             return None
-        parser = self._form.parsers[len(self._values)]
+        parser = self._spec.parsers[len(self._values)]
         try:
             self._values.append(parser(value))
         except ValueError as problem:
@@ -241,7 +268,7 @@ class RequestReader:
     # Refusing.
 
     def _refuse(self, complaint: str, final: bool = False) -> Malformed:
-        shape = self._form.shape if self._form is not None else None
+        shape = self._spec.shape if self._spec is not None else None
         self._skipping = True
         return Malformed(shape, complaint, final)
 
@@ -251,10 +278,10 @@ class RequestReader:
             return None
         return self._refuse(f"request from {self._source} over {REQUEST_LIMIT} bytes", final=True)
 
-    def _forget_what_was_read(self) -> None:
+    def _drop_what_was_read(self) -> None:
         del self._buffer[: self._field]
         if self._skipping:
-            del self._buffer[1:]  # that the field is not empty is all that matters of it
+            del self._buffer[1:]  # only whether the field is empty matters
         self._scan = max(0, min(self._scan - self._field, len(self._buffer)))
         self._field = 0
 

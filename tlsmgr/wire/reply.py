@@ -1,4 +1,4 @@
-"""reply - replies to bytes: one writer a request, chosen by the request's class.
+"""reply - replies to bytes: one writer for each request, chosen by the class of the request.
 
 Attribute names and their order are fixed (Postfix tls_mgr.h, tlsmgr.c); numbers travel as unsigned
 32-bit decimals, so that -1 is 4294967295 (attr_print0.c).
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import pybase64
 
-from tlsmgr.wire.forms import Delete, Lookup, Policy, Request, Seed, TicketKey, Update
+from tlsmgr.wire.requests import Delete, Lookup, Policy, Request, Seed, TicketKey, Update
 
 _UNSIGNED = 0xFFFFFFFF
 
@@ -52,24 +52,24 @@ _WRITERS: Mapping[type[Request] | None, Callable[..., bytes]] = {
 
 
 def write_reply(shape: type[Request] | None, status: int, *values: bytes | int) -> bytes:
-    """The reply list for a request of class ``shape`` (None: the request's name was not known).
+    """Return the reply to a request of class ``shape`` (None: the name of the request is unknown).
 
-    ``status`` is OK, FAILED or BAD_REQUEST; ``values`` are what the request's row in the protocol
-    asks for: seed, session, keybuf (bytes), or cachable and timeout (ints). Without values data is
-    empty and numbers are 0, which is what every reply but OK must carry: a stale value in a failed
-    reply is how stock gave one client another's ticket key.
+    ``status`` is OK, FAILED or BAD_REQUEST. ``values`` are the attributes behind the status: seed,
+    session or keybuf (bytes), or cachable and timeout (ints). Without values, data is empty and
+    numbers are 0. Every reply other than OK must be without: stock's failed replies carry values of
+    an earlier reply, and so give one client the ticket key of another.
     """
     return _WRITERS[shape](status, *values)
 
 
-# The two replies that make up nearly all of the traffic, at half the price.
+# Faster writers of the two replies that make up nearly all of the traffic.
 
 
 def write_seed(data: bytes) -> bytes:
-    """What ``write_reply(Seed, OK, data)`` returns; for so few bytes binascii is the faster one."""
+    """Return the same as ``write_reply(Seed, OK, data)``; for few bytes binascii is faster."""
     return b"status\0000\0seed\0%b\0\0" % b2a_base64(data, newline=False)
 
 
 def write_session(data: bytes) -> bytes:
-    """What ``write_reply(Lookup, OK, data)`` returns."""
+    """Return the same as ``write_reply(Lookup, OK, data)``."""
     return b"status\0000\0session\0%b\0\0" % pybase64.b64encode(data)

@@ -5,25 +5,44 @@ from pathlib import Path
 
 import pytest
 
-from tlsmgr.config.caches import CacheSettings, cache_settings, session_timeout
-from tlsmgr.config.load import load
+from tlsmgr.config.caches import (
+    CachePlace,
+    CacheSettings,
+    cache_places,
+    cache_settings,
+    session_timeout,
+)
+from tlsmgr.config.load import Configuration, load
 from tlsmgr.config.redirect import WritableDir
 from tlsmgr.log import Fatal
 
 ERROR_FORM = 'open dictionary: expecting "type:name" form instead of '
 
 
-def settings_of(
-    directory: Path, owner: int | None = None, **values: str
-) -> tuple[tuple[CacheSettings, ...], list[str]]:
-    """The settings with some parameters set (`__` in a name stands for `_tls_session_cache_`)."""
-    warnings: list[str] = []
+def configured(directory: Path, **values: str) -> Configuration:
+    """A configuration (`__` in a name stands for `_tls_session_cache_`)."""
     options = [
         f"{name.replace('__', '_tls_session_cache_')}={value}" for name, value in values.items()
     ]
-    conf = load(str(directory), pytest.fail, overrides=options, optional=True)
+    return load(str(directory), pytest.fail, overrides=options, optional=True)
+
+
+def settings_of(directory: Path, **values: str) -> tuple[tuple[CacheSettings, ...], list[str]]:
+    """The settings with some parameters set, and the warnings."""
+    warnings: list[str] = []
+    return cache_settings(configured(directory, **values), warnings.append), warnings
+
+
+def place_of(
+    directory: Path, owner: int | None = None, **values: str
+) -> tuple[CachePlace, list[str]]:
+    """Where the only cache is that has a table, and the warnings."""
+    warnings: list[str] = []
+    conf = configured(directory, **values)
+    settings = cache_settings(conf, pytest.fail)
     writable = WritableDir("postfix", os.geteuid() if owner is None else owner, "/data")
-    return cache_settings(conf, writable, warnings.append), warnings
+    (place,) = cache_places(conf, settings, writable, warnings.append)
+    return place, warnings
 
 
 def test_without_a_database_there_is_no_cache_but_a_timeout(tmp_path: Path) -> None:
@@ -32,7 +51,7 @@ def test_without_a_database_there_is_no_cache_but_a_timeout(tmp_path: Path) -> N
     assert warnings == []
     for cache in caches:
         assert not cache.cachable
-        assert cache == CacheSettings(cache.cache_type, "", "", None, 3600, 134217728, 0, False)
+        assert cache == CacheSettings(cache.cache_type, "", 3600, 134217728, 0, False)
 
 
 def test_all_that_is_said_about_one_cache(tmp_path: Path) -> None:
@@ -48,8 +67,6 @@ def test_all_that_is_said_about_one_cache(tmp_path: Path) -> None:
     assert caches[1] == CacheSettings(
         cache_type="smtp",
         table=f"btree:{tmp_path}/smtp_scache",
-        database=f"btree:{tmp_path}/smtp_scache",
-        path=f"{tmp_path}/smtp_scache.sessions",
         timeout=7200,
         size_limit=2000000,
         entry_limit=1000,
@@ -60,27 +77,23 @@ def test_all_that_is_said_about_one_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["btree", "hash", "lmdb", "dbm", "sdbm"])
 def test_types_that_select_our_store(tmp_path: Path, kind: str) -> None:
-    caches, _ = settings_of(tmp_path, lmtp__database=f"{kind}:{tmp_path}/x")
-    assert caches[2].path == f"{tmp_path}/x.sessions"
-    assert caches[2].database == f"{kind}:{tmp_path}/x"
-    assert caches[2].error is None
+    place, _ = place_of(tmp_path, lmtp__database=f"{kind}:{tmp_path}/x")
+    assert place == CachePlace(f"{kind}:{tmp_path}/x", f"{tmp_path}/x.sessions", None)
 
 
 def test_the_type_of_postfix_3_11_selects_our_store(tmp_path: Path) -> None:
-    caches, _ = settings_of(tmp_path, smtp__database=f"$default_cache_db_type:{tmp_path}/x")
-    assert caches[1].database == f"lmdb:{tmp_path}/x"
-    assert caches[1].path == f"{tmp_path}/x.sessions"
+    place, _ = place_of(tmp_path, smtp__database=f"$default_cache_db_type:{tmp_path}/x")
+    assert place == CachePlace(f"lmdb:{tmp_path}/x", f"{tmp_path}/x.sessions", None)
 
 
 def test_a_database_without_a_type_has_the_default_one(tmp_path: Path) -> None:
-    caches, _ = settings_of(tmp_path, smtp__database=f"{tmp_path}/x")
-    assert (caches[1].table, caches[1].database) == (f"{tmp_path}/x", f"hash:{tmp_path}/x")
+    place, _ = place_of(tmp_path, smtp__database=f"{tmp_path}/x")
+    assert place.database == f"hash:{tmp_path}/x"
 
 
 def test_a_table_in_memory_is_a_file_in_the_data_directory(tmp_path: Path) -> None:
-    caches, warnings = settings_of(tmp_path, smtp__database="internal:some/x")
-    assert caches[1].path == "/data/x.sessions"
-    assert caches[1].error is None
+    place, warnings = place_of(tmp_path, smtp__database="internal:some/x")
+    assert place == CachePlace("internal:/data/x", "/data/x.sessions", None)
     assert warnings == []
 
 
@@ -100,26 +113,34 @@ def test_a_table_that_cannot_serve_has_an_error_and_no_file(
     tmp_path: Path, table: str, error: str
 ) -> None:
     table = table.format(tmp_path)
-    caches, warnings = settings_of(tmp_path, smtp__database=table)
-    assert caches[1].path is None
-    assert caches[1].error == error
-    assert caches[1].cachable
+    place, warnings = place_of(tmp_path, smtp__database=table)
+    assert (place.path, place.error) == (None, error)
+    assert settings_of(tmp_path, smtp__database=table)[0][1].cachable
     assert warnings == []
     with pytest.raises(Fatal) as caught:
-        settings_of(tmp_path, smtp__database=table, daemon_table_open_error_is_fatal="yes")
+        place_of(tmp_path, smtp__database=table, daemon_table_open_error_is_fatal="yes")
     assert caught.value.text == error
 
 
-def test_a_table_in_the_directory_of_a_stranger_is_redirected(tmp_path: Path) -> None:
+def test_a_table_in_the_directory_of_another_user_is_redirected(tmp_path: Path) -> None:
     table = f"btree:{tmp_path}/scache"
-    caches, warnings = settings_of(tmp_path, owner=os.geteuid() + 1, smtp__database=table)
-    assert caches[1].table == table
-    assert caches[1].database == "btree:/data/scache"
-    assert caches[1].path == "/data/scache.sessions"
+    place, warnings = place_of(tmp_path, owner=os.geteuid() + 1, smtp__database=table)
+    assert place == CachePlace("btree:/data/scache", "/data/scache.sessions", None)
     assert warnings == [
         f"request to update table {table} in non-postfix directory {tmp_path}",
         "redirecting the request to postfix-owned data_directory /data",
     ]
+
+
+def test_a_table_of_an_unsupported_type_is_redirected_all_the_same(tmp_path: Path) -> None:
+    place, warnings = place_of(tmp_path, owner=os.geteuid() + 1, smtp__database=f"cdb:{tmp_path}/x")
+    assert place == CachePlace("cdb:/data/x", None, "unsupported dictionary type: cdb")
+    assert len(warnings) == 2
+
+
+def test_a_table_without_a_name_is_named_after_its_directory(tmp_path: Path) -> None:
+    place, _ = place_of(tmp_path, owner=os.geteuid() + 1, smtp__database="btree:")
+    assert (place.database, place.error) == ("btree:/data/.", None)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +153,6 @@ def test_a_life_of_a_session_is_two_minutes_or_nothing(seconds: int, used: int) 
 def test_a_timeout_of_zero_turns_a_cache_off(tmp_path: Path) -> None:
     caches, warnings = settings_of(
         tmp_path,
-        owner=os.geteuid() + 1,
         smtp__database=f"btree:{tmp_path}/x",
         smtp__timeout="0",
         lmtp__database="foo:x",
@@ -141,7 +161,7 @@ def test_a_timeout_of_zero_turns_a_cache_off(tmp_path: Path) -> None:
     )
     for cache in caches[1:]:
         assert not cache.cachable
-        assert (cache.path, cache.timeout, cache.error) == (None, 0, None)
+        assert cache.timeout == 0
     assert warnings == []
 
 
@@ -162,11 +182,11 @@ def test_one_database_for_two_caches_is_fatal(
 ) -> None:
     smtpd, smtp, lmtp = (table.format(tmp_path) for table in tables)
     with pytest.raises(Fatal) as caught:
-        settings_of(tmp_path, smtpd__database=smtpd, smtp__database=smtp, lmtp__database=lmtp)
+        place_of(tmp_path, smtpd__database=smtpd, smtp__database=smtp, lmtp__database=lmtp)
     assert caught.value.text == f"do not use the same TLS cache file {text.format(tmp_path)}"
 
 
-def test_a_cache_that_is_off_shares_its_database_with_anybody(tmp_path: Path) -> None:
+def test_a_cache_that_is_off_may_share_its_database(tmp_path: Path) -> None:
     table = f"btree:{tmp_path}/x"
     caches, _ = settings_of(tmp_path, smtp__database=table, lmtp__database=table, lmtp__timeout="0")
     assert [cache.cachable for cache in caches] == [False, True, False]

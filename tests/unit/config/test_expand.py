@@ -80,6 +80,7 @@ GOOD = [
     ("${ {a} != {b} ?{1}}", "1"),
     ("${{9} < {10}}", "true"),
     ("${{09} == {9}}", "true"),
+    ("${{" + "0" * 30 + "9} == {9}}", "true"),
     ("${{x9} < {x10}}", ""),
     ("${{} == {}}", "true"),
     ("${{} < {1}}", "true"),
@@ -90,6 +91,7 @@ GOOD = [
     ("${{3} ==level {3.0.0}}", "true"),
     ("${{3.6.1} >level {3.6}}", "true"),
     ("${{3.6.1023} <=level {3.7}}", "true"),
+    ("${{8796093022207} >level {1}}", "true"),
     ("${{3} !=level {4}}", "true"),
     ("${{ a} < {a}}", "true"),
     ("${{5} <= {5}}", "true"),
@@ -135,6 +137,7 @@ BAD = [
     ("${{l} ==foo {r}}", 'bad operator suffix at: "...==>>>foo"'),
     ("${{l} == {r} x}", '"?" or ":" expected at: "...}>>>x"'),
     ("${{x} <level {1}}", 'malformed compatibility level syntax: "x"'),
+    ("${{8796093022208} >level {1}}", 'malformed compatibility level syntax: "8796093022208"'),
     ("${{1} <level {1.1024}}", 'malformed compatibility level syntax: "1.1024"'),
     ("${{1} <level {1.}}", 'malformed compatibility level syntax: "1."'),
     ("${{1.2.3.4} <level {1}}", 'malformed compatibility level syntax: "1.2.3.4"'),
@@ -174,7 +177,7 @@ def test_a_number_that_fits_no_long_is_fatal(digits: str) -> None:
 
 
 def chain(length: int) -> dict[str, str]:
-    """Names n0 to n`length`, each a reference to the next, the last one a word."""
+    """Names n0 to n`length`, each a reference to the next, the last one to a text."""
     return {f"n{i}": f"$n{i + 1}" for i in range(length)} | {f"n{length}": "end"}
 
 

@@ -32,7 +32,9 @@ def load_texts(
     if tlsmgr_cf is not None:
         write(directory / "tlsmgr.cf", tlsmgr_cf)
     warnings: list[str] = []
-    conf = load(str(directory), warnings.append, overrides=options, defaults=defaults or {})
+    conf = load(
+        str(directory), warnings.append, pytest.fail, overrides=options, defaults=defaults or {}
+    )
     return conf, warnings
 
 
@@ -91,65 +93,65 @@ def test_our_parameters_come_from_tlsmgr_cf_and_options(tmp_path: Path) -> None:
     assert conf.number("lmtp_tls_session_cache_entry_limit") == 10
 
 
-def test_strangers_in_either_file_are_ignored_with_a_warning(tmp_path: Path) -> None:
+def test_our_parameters_have_no_effect_in_main_cf(tmp_path: Path) -> None:
     conf, warnings = load_texts(
         tmp_path,
-        "tlsmgr_worker_processes = 7\n",
-        "tlsmgr_worker_process = 7\nqueue_directory = /q\n",
+        "tlsmgr_worker_processes = 7\ntls_random_source = [$tlsmgr_worker_processes]\n",
+        "smtp_tls_session_cache_entry_limit = $tlsmgr_worker_processes\n",
     )
     assert conf.number("tlsmgr_worker_processes") == 0
-    assert conf.text("queue_directory") == "/var/spool/postfix"
+    assert conf.number("smtp_tls_session_cache_entry_limit") == 0
+    assert conf.text("tls_random_source") == "[]"
     assert warnings == [
         f"{tmp_path}/main.cf: ignoring tlsmgr_worker_processes: "
         "this parameter belongs in tlsmgr.cf",
-        f"{tmp_path}/tlsmgr.cf: ignoring unknown parameter: queue_directory",
-        f"{tmp_path}/tlsmgr.cf: ignoring unknown parameter: tlsmgr_worker_process",
     ]
 
 
 @pytest.mark.parametrize(
-    ("tlsmgr_cf", "text"),
+    ("line", "text"),
     [
         (
-            "tlsmgr_worker_processes = -1",
-            "invalid tlsmgr_worker_processes parameter value -1 < 0",
+            "smtp_tls_session_cache_timeout = 8640001",
+            "invalid smtp_tls_session_cache_timeout: 8640001 (max 8640000)",
         ),
         (
-            "tlsmgr_worker_processes = 513",
-            "invalid tlsmgr_worker_processes parameter value 513 > 512",
+            "lmtp_tls_session_cache_timeout = -1",
+            "parameter lmtp_tls_session_cache_timeout: bad time value or unit: -1",
         ),
+        ("tls_random_bytes = 0", "invalid tls_random_bytes parameter value 0 < 1"),
+        ("tls_random_bytes = 32k", "bad numerical configuration: tls_random_bytes = 32k"),
+        ("mail_owner =", "bad string length 0 < 1: mail_owner = "),
+        ("smtputf8_enable = 1", "bad boolean configuration: smtputf8_enable = 1"),
+        ("compatibility_level = x", 'malformed compatibility level syntax: "x"'),
         (
-            "smtp_tls_session_cache_size_limit = 5",
-            "invalid smtp_tls_session_cache_size_limit parameter value 5 < 1048576",
+            "syslog_facility = MAIL",
+            "file {}/main.cf: parameter syslog_facility: unrecognized value: MAIL",
         ),
-        (
-            "smtp_tls_session_cache_size_limit = 1G",
-            "bad numerical configuration: smtp_tls_session_cache_size_limit = 1G",
-        ),
-        (
-            "lmtp_tls_session_cache_entry_limit = -1",
-            "invalid lmtp_tls_session_cache_entry_limit parameter value -1 < 0",
-        ),
-        (
-            "tlsmgr_session_encryption = off",
-            "bad boolean configuration: tlsmgr_session_encryption = off",
-        ),
-        (
-            "tlsmgr_statistics_interval = never",
-            "parameter tlsmgr_statistics_interval: bad time value or unit: never",
-        ),
-        (
-            "tlsmgr_worker_processes",
-            "{}/tlsmgr.cf, line 1: missing '=' after attribute name: \"tlsmgr_worker_processes\"",
-        ),
+        ("foo", "{}/main.cf, line 1: missing '=' after attribute name: \"foo\""),
     ],
 )
-def test_bad_values_of_our_own_are_fatal_in_postfix_words(
-    tmp_path: Path, tlsmgr_cf: str, text: str
+def test_a_mistake_in_main_cf_is_fatal_with_the_text_of_postfix(
+    tmp_path: Path, line: str, text: str
 ) -> None:
     with pytest.raises(Fatal) as caught:
-        load_texts(tmp_path, "", tlsmgr_cf)
+        load_texts(tmp_path, f"{line}\n")
     assert caught.value.text == text.format(tmp_path)
+
+
+def test_an_option_without_a_value_is_fatal_as_in_postfix(tmp_path: Path) -> None:
+    with pytest.raises(Fatal) as caught:
+        load_texts(tmp_path, "", None, "tlsmgr_worker_processes")
+    assert caught.value.text == (
+        "invalid \"-o tlsmgr_worker_processes\" option value: missing '=' after attribute name"
+    )
+
+
+def test_values_refer_to_defaults_that_nothing_here_reads(tmp_path: Path) -> None:
+    reference = "tls_random_source = $mail_name,$fork_attempts\n"
+    assert load_texts(tmp_path, reference)[0].text("tls_random_source") == "Postfix,5"
+    conf, _ = load_texts(tmp_path, f"mail_name = X\n{reference}")
+    assert conf.text("tls_random_source") == "X,5"
 
 
 def test_a_missing_main_cf_is_fatal_unless_it_is_optional(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_no_values_raise_anything_but_fatal(
 ) -> None:
     options = [f"{name}={value}" for name, value in assignments]
     try:
-        conf = load(str(tmp_path), lambda _text: None, overrides=options, optional=True)
+        conf = load(str(tmp_path), lambda _: None, lambda _: None, overrides=options, optional=True)
     except Fatal as error:
         assert error.text  # noqa: PT017 - either outcome is good
     else:

@@ -9,9 +9,12 @@ import pytest
 from tlsmgr.config.common import COMMON
 from tlsmgr.config.expand import expand
 from tlsmgr.config.parameters import OURS, PARAMETERS, TLSMGR
+from tlsmgr.config.postfix_names import is_postfix_name
 from tlsmgr.config.values import Kind, Parameter, convert
 
 POSTCONF = shutil.which("postconf") or "/usr/sbin/postconf"
+
+needs_postconf = pytest.mark.skipif(not os.path.exists(POSTCONF), reason="postconf is missing")
 
 COMPUTED = {"myhostname", "mydomain"}
 
@@ -47,6 +50,13 @@ def test_every_default_is_a_good_value(row: Parameter) -> None:
     assert str(value) != "" or row.kind is Kind.TEXT
 
 
+@pytest.mark.parametrize("row", OURS, ids=names(OURS))
+def test_our_defaults_refer_to_nothing(row: Parameter) -> None:
+    """A default replaces a bad value, so it must be good with any other values."""
+    assert "$" not in row.default
+    assert row.kind is not Kind.TEXT
+
+
 @pytest.mark.parametrize("row", PARAMETERS, ids=names(PARAMETERS))
 def test_every_purpose_is_a_sentence(row: Parameter) -> None:
     assert row.purpose[0].isupper()
@@ -60,7 +70,7 @@ def test_tlsmgr_evaluates_times_then_numbers_then_texts() -> None:
     assert kinds == [Kind.TIME] * 5 + [Kind.NUMBER] + [Kind.TEXT] * 8
 
 
-@pytest.mark.skipif(not os.path.exists(POSTCONF), reason="postconf is missing")
+@needs_postconf
 def test_defaults_are_those_of_postconf() -> None:
     rows = [row for row in COMMON + TLSMGR if row.name not in COMPUTED | NEWER | DISTRIBUTORS]
     done = subprocess.run(
@@ -71,3 +81,22 @@ def test_defaults_are_those_of_postconf() -> None:
         timeout=30,
     )
     assert done.stdout.splitlines() == [f"{row.name} = {row.default}".strip() for row in rows]
+
+
+@needs_postconf
+def test_every_name_that_postconf_knows_is_postfix_s() -> None:
+    shown = subprocess.run(
+        [POSTCONF, "-d", "-H"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout.split()
+    assert len(shown) > 900
+    assert [name for name in shown if not is_postfix_name(name)] == []
+
+
+@pytest.mark.parametrize("name", ["", "smtp", "smtpd_bannner", "tlsmgr_worker_processes", "_cost"])
+def test_other_names_are_not_postfix_s(name: str) -> None:
+    assert not is_postfix_name(name)
+
+
+def test_names_of_any_transport_are_postfix_s() -> None:
+    assert is_postfix_name("mytransport_destination_concurrency_limit")
+    assert not is_postfix_name("mytransport_destination_concurrency_limits")

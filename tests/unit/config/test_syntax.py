@@ -166,7 +166,16 @@ def test_a_file_that_changes_is_read_until_it_stays(
 
     monkeypatch.setattr(time, "sleep", someone_writes)
     assert syntax.load(str(path), pytest.fail) == {"a": "1", "b": "2", "c": "3"}
-    assert len(pauses) == 3
+    assert pauses == [0.3] * 3
+
+
+def test_an_empty_file_that_an_editor_is_about_to_fill_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "main.cf"
+    path.write_bytes(b"")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: path.write_bytes(b"a = 1\n"))
+    assert syntax.load(str(path), pytest.fail) == {"a": "1"}
 
 
 def test_a_file_that_never_rests_is_read_all_the_same(

@@ -1,10 +1,10 @@
-"""Value types: what each accepts, and the words for what it does not."""
+"""Value types: what each accepts, and the texts for what it does not accept."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlsmgr.config.values import Kind, Value, convert
+from tlsmgr.config.values import Kind, Value, convert, size_text
 from tlsmgr.log import Fatal
 
 
@@ -32,7 +32,15 @@ from tlsmgr.log import Fatal
         (Kind.NUMBER, "010", 10),
         (Kind.NUMBER, "2147483647", 2147483647),
         (Kind.NUMBER, "-2147483648", -2147483648),
-        (Kind.BYTES, "9223372036854775807", 9223372036854775807),
+        (Kind.SIZE, "0", 0),
+        (Kind.SIZE, "1048576", 1048576),
+        (Kind.SIZE, "3k", 3072),
+        (Kind.SIZE, "3K", 3072),
+        (Kind.SIZE, "64M", 67108864),
+        (Kind.SIZE, "064m", 67108864),
+        (Kind.SIZE, "2G", 2147483648),
+        (Kind.SIZE, "2g", 2147483648),
+        (Kind.SIZE, "999999999999999", 999999999999999),
         (Kind.TEXT, "", ""),
         (Kind.TEXT, "any text", "any text"),
         (Kind.FLAG, "yes", True),
@@ -44,6 +52,18 @@ def test_good_values(kind: Kind, text: str, value: Value) -> None:
     result = convert(kind, "name", text, None, None)
     assert result == value
     assert type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "bound"),
+    [(Kind.TIME, "100d", 8640000), (Kind.NUMBER, "8", 8), (Kind.SIZE, "1k", 1024)],
+)
+def test_bounds_are_good_values(kind: Kind, text: str, bound: int) -> None:
+    assert convert(kind, "name", text, bound, bound) == bound
+
+
+def test_bounds_of_a_text_are_good_lengths() -> None:
+    assert convert(Kind.TEXT, "name", "üü", 4, 4) == "üü"
 
 
 @pytest.mark.parametrize(
@@ -61,6 +81,7 @@ def test_good_values(kind: Kind, text: str, value: Value) -> None:
         "2147483648",
         "35791394m",
         "9" * 30,
+        "9" * 5000,
         "99999999999999999999s",
         "5\udcfc",
     ],
@@ -80,6 +101,33 @@ def test_bad_numbers(text: str) -> None:
     assert caught.value.text == f"bad numerical configuration: name = {text}"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "M", "100X", "1kB", "1.5G", "64 M", "-1", "+1", "1T", "1\u212a", "\u0661", "9" * 16],
+)
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(Fatal) as caught:
+        convert(Kind.SIZE, "name", text, 1, None)
+    assert caught.value.text == f"bad size: name = {text}"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1, "1"),
+        (1023, "1023"),
+        (1024, "1k"),
+        (1536, "1536"),
+        (1 << 20, "1M"),
+        (3 << 29, "1536M"),
+        (1 << 40, "1024G"),
+    ],
+)
+def test_a_size_is_shown_in_its_largest_unit(size: int, text: str) -> None:
+    assert size_text(size) == text
+    assert convert(Kind.SIZE, "name", text, None, None) == size
+
+
 @pytest.mark.parametrize("text", ["", "true", "1", "yes ", "ye\u017f"])
 def test_bad_flags(text: str) -> None:
     with pytest.raises(Fatal) as caught:
@@ -96,15 +144,8 @@ def test_bad_flags(text: str) -> None:
         (Kind.NUMBER, "0", 1, None, "invalid name parameter value 0 < 1"),
         (Kind.NUMBER, "-1", 0, 512, "invalid name parameter value -1 < 0"),
         (Kind.NUMBER, "9", 1, 8, "invalid name parameter value 9 > 8"),
-        (Kind.BYTES, "5", 1048576, None, "invalid name parameter value 5 < 1048576"),
-        (Kind.BYTES, "1e9", 1, None, "bad numerical configuration: name = 1e9"),
-        (
-            Kind.BYTES,
-            "9223372036854775808",
-            None,
-            None,
-            "bad numerical configuration: name = 9223372036854775808",
-        ),
+        (Kind.SIZE, "1k", 1025, None, "invalid name parameter value 1024 < 1025"),
+        (Kind.SIZE, "1k", 1024, 1023, "invalid name parameter value 1024 > 1023"),
         (Kind.TEXT, "", 1, None, "bad string length 0 < 1: name = "),
         (Kind.TEXT, "üü", None, 3, "bad string length 4 > 3: name = üü"),
     ],

@@ -6,16 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from support.checkout import CHECKOUT
 
-from tlsmgr.install import instance, trial
-from tlsmgr.install.__main__ import main
-from tlsmgr.install.change import SIGNALS
-from tlsmgr.install.instance import Instance, Running, Service, check_version
-from tlsmgr.install.launcher import NAME, Content, Launcher
+from tlsmgr import __version__
+from tlsmgr.install import master_cf, trial
+from tlsmgr.install.__main__ import SIGNALS, main
+from tlsmgr.install.launcher import NAME, Launcher, Note, read_note
+from tlsmgr.install.master_cf import Instance, check_version, command_places
 from tlsmgr.log import Fatal
 
 ROOT = CHECKOUT
@@ -28,25 +29,32 @@ def test_mistakes_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> Non
     assert "tlsmgr-postfix" in capsys.readouterr().out
 
 
-def test_who_is_not_root_is_told_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tlsmgr-postfix {__version__}\n"
+
+
+@pytest.mark.parametrize(("command", "status"), [("enable", 1), ("status", 2)])
+def test_only_root(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, status: int
 ) -> None:
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert main(["status"]) == 1
+    assert main([command]) == status
     assert capsys.readouterr().err == "tlsmgr-postfix: fatal: only root can do this\n"
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def test_the_way_back_needs_the_standard_library_only() -> None:
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import tlsmgr.install.__main__"
+@pytest.mark.parametrize("module", ["tlsmgr.install.__main__", "tlsmgr.bootstrap"])
+def test_the_standard_library_is_enough(module: str) -> None:
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"
     subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)
 
 
 def test_a_missing_postfix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("tlsmgr.install.instance.SEARCH_PATH", "/nonexistent")
+    monkeypatch.setattr("tlsmgr.install.master_cf.SEARCH_PATH", "/nonexistent")
     with pytest.raises(Fatal, match="postconf is missing"):
         Instance(None)
 
@@ -76,41 +84,73 @@ def test_arguments_are_split_as_master_does(text: str, words: list[str]) -> None
     assert trial.split(text) == words
 
 
-def test_the_launcher_says_what_was_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "before"),
+    [
+        ("tlsmgr unix - - y 1000? 1 tlsmgr\n", ["tlsmgr unix - - y 1000? 1 "]),
+        ("# tlsmgr unix - - y 1 1 x\na unix - - y 1 1 b\n tlsmgr unix - - y 1 1 tlsmgr\n", []),
+        ("tlsmgr\n#c\n\n unix - -\n y 1 1\n\ttlsmgr -v", ["tlsmgr\n#c\n\n unix - -\n y 1 1\n\t"]),
+        ("tlsmgr inet - - y 1000? 1 tlsmgr\n", []),
+        ("tlsmgr unix - - y 1000? 1\n", []),
+    ],
+)
+def test_the_command_is_found(text: str, before: list[str]) -> None:
+    places = command_places(text, "tlsmgr")
+    assert [text[:start] for start, _ in places] == before
+    assert all(text[start:end] == "tlsmgr" for start, end in places)
+
+
+def test_the_launcher_is_tried_beside_its_place(tmp_path: Path) -> None:
     launcher = Launcher(str(tmp_path), "/usr/sbin")
-    content = Content("/opt/it's here", {"/etc/postfix": "tlsmgr", "/etc/post fix": "../x/tlsmgr"})
-    assert launcher.read() is None
-    launcher.write(launcher.rendered(content))
-    assert launcher.read() == content
-    assert Path(launcher.path).stat().st_mode & 0o777 == 0o755
+    assert launcher.checkout() is None
+    with launcher.candidate("/opt/it's here") as path:
+        assert Path(path).stat().st_mode & 0o777 == 0o755
+        assert launcher.install(path)
+    assert launcher.checkout() == "/opt/it's here"
+    assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
+    with launcher.candidate("/opt/it's here") as path:
+        assert not launcher.install(path)
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
 
+def test_the_note_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pid").mkdir()
+    assert read_note(str(tmp_path)) == Note()
+    note = tmp_path / "pid" / f"{NAME}.start"
+    for text, expected in (("", Note()), ("stock 17 no luck\n", Note("stock", "17", "no luck"))):
+        note.write_text(text)
+        assert read_note(str(tmp_path)) == expected
+
+
 def test_files_that_others_may_change_are_named(tmp_path: Path) -> None:
-    for name in ("tlsmgr", ".venv/bin"):
+    for name in ("tlsmgr", "scripts", ".venv/bin"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / ".venv/bin/python").symlink_to("/bin/sh")
-    module = tmp_path / "tlsmgr/daemon.py"
-    module.touch(mode=0o644)
+    files = [tmp_path / name for name in ("tlsmgr/daemon.py", "scripts/venv.sh", "setup.cfg")]
+    for file in files:
+        file.touch(mode=0o644)
     before = set(trial.unsafe_paths(str(tmp_path)))  # empty for root, all of it for others
-    module.chmod(0o664)
-    assert set(trial.unsafe_paths(str(tmp_path))) == before | {str(module)}
+    for file in files:
+        file.chmod(0o664)
+    assert set(trial.unsafe_paths(str(tmp_path))) == before | {str(file) for file in files}
 
 
 def test_a_process_that_ends_while_it_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between asking for a child's parent and for its command line: it is none of ours, then."""
+    """Between the reads of two files in /proc: then it is none of ours."""
     (tmp_path / "pid").mkdir()
     (tmp_path / "pid" / "master.pid").write_text(f"{os.getpid():10}\n")
     system = object.__new__(Instance)
     system.parameters = {"queue_directory": str(tmp_path), "daemon_directory": "/nowhere"}
-    service = Service("tlsmgr", False, False, "1", "tlsmgr", "")
-    monkeypatch.setattr(Instance, "service", lambda _: service)
+    before = time.time()
     child = subprocess.Popen(["tlsmgr", "5"], executable="/bin/sleep")
     try:
-        assert system.tlsmgr() == Running(child.pid, False, "tlsmgr")
-        monkeypatch.setattr(instance, "_command_line", lambda _: [])
+        found = system.tlsmgr()
+        assert found is not None
+        assert (found.pid, found.ours) == (child.pid, False)
+        assert before - 0.1 < found.started < time.time() + 0.1
+        monkeypatch.setattr(master_cf, "_command_line", lambda _: [])
         assert system.tlsmgr() is None
     finally:
         child.kill()

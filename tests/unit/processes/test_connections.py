@@ -11,22 +11,22 @@ from typing import NamedTuple
 import pytest
 from support.raw_client import ANNOUNCEMENT
 
-from tlsmgr.processes.connections import READ_SIZE, Client, Clients
+from tlsmgr.processes.connections import READ_SIZE, Connection, Connections
 from tlsmgr.wire import RequestReader
 
 
 class Room(NamedTuple):
-    """Clients on their epoll object."""
+    """Connections on their epoll object."""
 
-    clients: Clients
+    clients: Connections
     epoll: select.epoll
 
-    def enter(self) -> tuple[Client, socket.socket]:
+    def enter(self) -> tuple[Connection, socket.socket]:
         """A new client, and the peer's end of its connection, with the announcement read."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         fd = ours.detach()
-        self.clients.welcome(fd)
+        self.clients.add(fd)
         client = self.clients.get(fd)
         assert client is not None
         assert theirs.recv(100) == ANNOUNCEMENT
@@ -41,7 +41,7 @@ class Room(NamedTuple):
 @pytest.fixture
 def room() -> Iterator[Room]:
     epoll = select.epoll()
-    clients = Clients(epoll)
+    clients = Connections(epoll)
     yield Room(clients, epoll)
     clients.close_all()
     assert len(clients) == 0
@@ -74,7 +74,7 @@ def test_a_reset_reads_like_the_end(room: Room) -> None:
     assert room.clients.read(client) == b""
 
 
-def stuff(room: Room, client: Client) -> bytes:
+def stuff(room: Room, client: Connection) -> bytes:
     """Send until a reply is stuck; returns all that was sent."""
     sent = b""
     while not client.output:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.cache_files import CacheFiles
 
-from tlsmgr.processes.inherited import CachePlan
-from tlsmgr.processes.janitor import FileWatch
+from tlsmgr.processes.filewatch import FileWatch
+from tlsmgr.processes.inherited import CachePlan, Scoreboard
 from tlsmgr.sessions.store import inode_of, remove
+from tlsmgr.shm import SharedMemory
 
 
 @pytest.fixture
@@ -33,11 +33,14 @@ def two(tmp_path: Path) -> Iterator[list[CacheFiles]]:
         os.close(_seen.pop())
 
 
-def watch_of(pair: list[CacheFiles]) -> tuple[FileWatch, list[str]]:
+def watch_of(
+    pair: list[CacheFiles], scoreboard: Scoreboard | None = None
+) -> tuple[FileWatch, list[str]]:
     """A watch over these files, and a note for each time that workers were retired."""
     retired: list[str] = []
+    scoreboard = scoreboard or Scoreboard(SharedMemory(4096), 2, range(1, 2))
     plans = tuple(CachePlan(files.rules, files.shared, files.file) for files in pair)
-    return FileWatch(plans, lambda: retired.append("retired"), os.urandom), retired
+    return FileWatch(plans, scoreboard, os.urandom, lambda: retired.append("retired")), retired
 
 
 _seen: list[int] = []  # descriptors of all files seen so far, so that no inode is used again
@@ -82,22 +85,21 @@ def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> No
         assert (inodes(two), retired) == (after, [])
 
 
-@pytest.mark.parametrize("number", [signal.SIGBUS, signal.SIGSEGV, signal.SIGABRT])
-def test_a_worker_killed_by_its_map_has_met_damage(
-    two: list[CacheFiles], number: signal.Signals
-) -> None:
-    """LMDB ends the process by SIGABRT when an assertion of its fails."""
-    watch, retired = watch_of(two)
+def test_files_are_checked_by_writing_while_a_file_system_blocks(two: list[CacheFiles]) -> None:
+    scoreboard = Scoreboard(SharedMemory(4096), 2, range(1, 2))
+    watch, _ = watch_of(two, scoreboard)
     watch.make_all()
-    before = inodes(two)
-    watch.child_died(-signal.SIGKILL)
-    watch.child_died(1)
+    assert scoreboard.files_checked == 0
+    for files in two:
+        os.utime(files.path, (1, 1))
     watch.run(0.0)
-    assert inodes(two) == before
-    watch.child_died(-number)
+    assert [os.stat(files.path).st_mtime for files in two] == [1, 1], "no write without need"
+    first = scoreboard.files_checked
+    assert first > 0
+    scoreboard.files_blocked[0] = 1
     watch.run(0.0)
-    assert not set(inodes(two)) & set(before)
-    assert retired == ["retired"]
+    assert all(os.stat(files.path).st_mtime > 1 for files in two)
+    assert scoreboard.files_checked > first
 
 
 def test_a_file_that_can_not_be_made_is_tried_again(

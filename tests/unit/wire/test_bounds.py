@@ -14,11 +14,15 @@ SEGMENT = 32768
 
 
 def update_of(size: int) -> bytes:
-    """An update request of exactly so many bytes."""
+    """Return an update request of ``size`` bytes."""
     frame = raw_client.update(b"smtp", b"", b"")
     cache_id = b"i" * ((size - len(frame)) % 4)
     frame = raw_client.update(b"smtp", cache_id, b"")
     return frame[:-2] + b"A" * (size - len(frame)) + b"\0\0"
+
+
+def test_the_limit_of_a_request_is_that_of_the_manual_page() -> None:
+    assert REQUEST_LIMIT == 2 << 20
 
 
 @pytest.mark.parametrize("size", range(REQUEST_LIMIT - 4, REQUEST_LIMIT + 5))
@@ -72,7 +76,7 @@ def test_junk_that_is_skipped_is_not_held() -> None:
 
 
 def test_a_complaint_quotes_no_secret() -> None:
-    """A session or a key's name is told by its length."""
+    """Of a session or the name of a key it shows the length only."""
     for head in (b"update\0cache_type\0smtp\0cache_id\0x\0session\0", b"tktkey\0keyname\0"):
         event = events_of([b"request\0" + head + b"c2VjcmV0*\0\0"])[0]
         assert isinstance(event, Malformed)

@@ -27,7 +27,7 @@ from tlsmgr.wire import (
     WakeUp,
     read_whole,
 )
-from tlsmgr.wire.forms import FORMS
+from tlsmgr.wire.requests import REQUEST_SPECS
 
 # ---------------------------------------------------------------------------------------- requests
 
@@ -59,14 +59,14 @@ requests: st.SearchStrategy[Request] = st.one_of(
 fragments = st.sampled_from(
     [b"\0", b"\0\0", b"W\0", b"request\0", b"=", b"YQ==\0", b"4\0", b"5 \0", b"smtp\0", b"{\0",
      b"size\0", b"cache_type\0", b"cache_id\0", b"session\0", b"keyname\0"]
-    + [name + b"\0" for name in FORMS]
+    + [name + b"\0" for name in REQUEST_SPECS]
 )  # fmt: skip
 soup = st.lists(st.one_of(fragments, st.binary(max_size=6)), max_size=40).map(b"".join)
 # Any terminated list: names and values of which some are those that a request has.
 wordy_names = st.one_of(
     names, st.sampled_from([b"request", b"size", b"cache_type", b"cache_id", b"session"])
 )
-wordy_values = st.one_of(texts, st.sampled_from([*FORMS, b"4", b"YQ==", b"smtp"]))
+wordy_values = st.one_of(texts, st.sampled_from([*REQUEST_SPECS, b"4", b"YQ==", b"smtp"]))
 terminated = st.one_of(
     requests.map(write),
     st.lists(st.tuples(wordy_names, wordy_values), min_size=1, max_size=6).map(
@@ -192,12 +192,20 @@ def test_refusal(data: bytes, shape: type[Request] | None, complaint: str) -> No
     assert events_of(pieces(data + good, 1)) == [*refusal(shape, complaint), Seed(4)]
 
 
-def test_a_trailing_attribute_is_worth_a_remark() -> None:
+def test_a_trailing_attribute_is_a_warning_and_the_request_is_served() -> None:
     data = b"request\0policy\0cache_type\0smtp\0extra\x001\0more\x002\0\0"
-    remark = InputWarning(UNEXPECTED.format("extra", "(list terminator)"))
+    warning = InputWarning(UNEXPECTED.format("extra", "(list terminator)"))
     for segments in ([data], pieces(data, 1), [data, raw_client.seed(4)]):
-        assert events_of(segments)[:2] == [remark, Policy(b"smtp")]
+        assert events_of(segments)[:2] == [warning, Policy(b"smtp")]
     assert events_of([data, raw_client.seed(4)])[2:] == [Seed(4)]
+
+
+def test_a_trailing_attribute_without_a_value_does_not_end_the_list() -> None:
+    data = b"request\0policy\0cache_type\0smtp\0extra\0\0more\x002\0\0"
+    warning = InputWarning(UNEXPECTED.format("extra", "(list terminator)"))
+    expected = [warning, Policy(b"smtp"), Seed(4)]
+    assert events_of([data + raw_client.seed(4)]) == expected
+    assert events_of(pieces(data + raw_client.seed(4), 1)) == expected
 
 
 def test_a_refused_list_without_an_end_does_not_swallow_the_next_segment() -> None:
@@ -206,11 +214,57 @@ def test_a_refused_list_without_an_end_does_not_swallow_the_next_segment() -> No
         assert len(events_of([bad, raw_client.seed(4)])) == 2
 
 
+@pytest.mark.parametrize("begun", [b"x", b"name", b"name\0x", b"name\0value\0name"])
+def test_a_segment_in_the_middle_of_a_refused_list_s_field_is_the_rest_of_that_field(
+    begun: bytes,
+) -> None:
+    """It begins like a request, but only because the field was cut there."""
+    rest = b"request\0seed\0size\x004\0\0"
+    if begun.count(b"\0") % 2:  # the empty field is a value then, and no end of the list
+        rest += b"\0"
+    bad = refusal(None, 'unknown request "frob" from tlsmgr socket')
+    assert events_of([b"request\0frob\0" + begun, rest]) == bad
+    assert events_of([b"request\0frob\0" + begun, rest, raw_client.seed(7)]) == [*bad, Seed(7)]
+
+
 @pytest.mark.parametrize("stray", [b"\0", b"\0\0"])
 def test_one_or_two_stray_nuls_are_forgotten(stray: bytes) -> None:
     assert events_of([stray]) == []
     assert events_of([stray, raw_client.seed(4)]) == [Seed(4)]
     assert events_of([*pieces(stray, 1), raw_client.seed(4)]) == [Seed(4)]
+
+
+def test_three_stray_nuls_are_an_empty_list() -> None:
+    assert events_of([b"\0\0\0"]) == refusal(None, MISSING.format("request"))
+
+
+@pytest.mark.parametrize("length", range(1, len(raw_client.seed(4))))
+def test_a_reader_with_a_part_of_a_request_is_not_idle(length: int) -> None:
+    reader = RequestReader()
+    reader.receive(raw_client.seed(4)[:length])
+    assert reader.next_event() is None
+    assert not reader.is_idle
+    reader.receive(raw_client.seed(4)[length:])
+    assert reader.next_event() == Seed(4)
+    assert reader.next_event() is None
+    assert reader.is_idle
+
+
+def test_a_reader_with_a_request_that_is_held_back_is_not_idle() -> None:
+    reader = RequestReader()
+    reader.receive(b"request\0policy\0cache_type\0smtp\0extra\x001\0\0")
+    assert isinstance(reader.next_event(), InputWarning)
+    assert not reader.is_idle
+    assert reader.next_event() == Policy(b"smtp")
+
+
+def test_the_next_request_is_read_even_if_the_refused_one_was_not_read_to_its_end() -> None:
+    reader = RequestReader()
+    reader.receive(b"request\0seed\0size\0abc\0")
+    assert isinstance(reader.next_event(), Malformed)
+    reader.receive(raw_client.seed(4))
+    assert reader.next_event() == Seed(4)
+    assert reader.next_event() is None
 
 
 def test_the_wake_up_is_known_by_its_content() -> None:
@@ -240,6 +294,14 @@ def test_end_of_input_in_the_middle(length: int) -> None:
         return
     text = end_of_input(PARTIAL[:length])
     assert ending == (InputWarning(text) if length < HEAD else Malformed(Update, text))
+
+
+@pytest.mark.parametrize("stray", [b"W", b"\0", b"\0\0"])
+def test_end_of_input_behind_stray_bytes_is_silent(stray: bytes) -> None:
+    reader = RequestReader()
+    reader.receive(stray)
+    assert reader.next_event() is None
+    assert reader.end_of_input() is None
 
 
 def test_end_of_input_behind_what_was_answered_is_silent() -> None:

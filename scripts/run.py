@@ -1,0 +1,64 @@
+"""run - the Python side of the scripts: import a script's program, and call its main().
+
+    run.py [--text] SCRIPT [argument ...]
+
+When a program or a package that it needs cannot be imported, the script is run again with the
+reason in $TLSMGR_IMPORT_FAILED: then venv.sh repairs the environment. Should the import fail once
+more, it is a defect of the program, and Python shows where. With --text nothing is imported
+beforehand and nothing repaired, since only help or the version is to be printed.
+
+A reader of the output that has gone is no error: the exit status is 1, and no line is printed.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+FAILED = "TLSMGR_IMPORT_FAILED"
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+
+PROGRAMS = {  # the module with main(), and what it imports only when it has work to do
+    "tlsmgr-bench": ("bench.main",),
+    "tlsmgr-postfix": ("tlsmgr.install.__main__",),
+    "tlsmgr-start": ("tlsmgr.standalone", "tlsmgr.daemon"),
+    "tlsmgrctl": ("tlsmgr.ctl.main",),
+}
+
+
+def load(script: str, only_text: bool) -> Callable[[], int]:
+    """Return main() of the script's program."""
+    module, *others = PROGRAMS[os.path.basename(script)]
+    sys.path[:0] = [ROOT, f"{ROOT}/tests"] if module == "bench.main" else [ROOT]
+    repaired = os.environ.pop(FAILED, None) is not None
+    try:
+        for other in [] if only_text else others:
+            importlib.import_module(other)
+        main: Callable[[], int] = importlib.import_module(module).main
+    except Exception as error:
+        if repaired or only_text or sys.prefix == sys.base_prefix:
+            raise
+        os.environ[FAILED] = f"{type(error).__name__}: {error}".splitlines()[0]
+        os.execv(script, [script, *sys.argv[1:]])
+    return main
+
+
+def run(main: Callable[[], int]) -> int:
+    """Return the exit status; what was printed has been written by then."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
+        return 1
+
+
+if __name__ == "__main__":
+    text = sys.argv[1] == "--text"
+    name = sys.argv[2 if text else 1]
+    del sys.argv[1 : 3 if text else 2]
+    sys.argv[0] = name
+    sys.exit(run(load(name, text)))

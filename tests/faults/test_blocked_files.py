@@ -1,0 +1,157 @@
+"""A file system that blocks processes for good: frozen, as a snapshot does it for a moment."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
+from support.frozen_disk import Disk, disk
+from support.raw_client import OK, Connection, data_of, found, lookup, policy, seed, tktkey, update
+
+pytestmark = pytest.mark.faults
+
+SOON = 3.0  # seconds within which new connections are served again, on a machine that is not busy
+
+
+@pytest.fixture
+def frozen_disk(tmp_path: Path) -> Iterator[Disk]:
+    with disk(tmp_path) as mounted:
+        yield mounted
+
+
+def on_disk(make_daemon: MakeDaemon, place: Disk, start: bool = True) -> Daemon:
+    return make_daemon("tlsmgr_worker_processes=2", f"data_directory={place.path}", start=start)
+
+
+def serves(daemon: Daemon) -> bool:
+    """Whether a new connection gets all that needs no file, within a second each."""
+    try:
+        with Connection(daemon.socket_path) as connection:
+            connection.socket.settimeout(1.0)
+            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
+            return len(data_of(connection.ask(tktkey(b"")), b"keybuf")) == 88
+    except (OSError, EOFError):
+        return False
+
+
+def keeps_sessions(daemon: Daemon, cache_id: bytes) -> bool:
+    try:
+        with Connection(daemon.socket_path) as connection:
+            connection.socket.settimeout(1.0)
+            connection.ask(update(b"smtp", cache_id, b"session"))
+            return connection.ask(lookup(b"smtp", cache_id)) == found(b"session")
+    except (OSError, EOFError):
+        return False
+
+
+def touch_files(daemon: Daemon, stack: contextlib.ExitStack, count: int = 8) -> None:
+    """Send lookups whose workers get stuck, and do not wait for replies."""
+    for number in range(count):
+        connection = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX)))
+        connection.connect(daemon.socket_path)
+        connection.sendall(lookup(b"smtp", b"%d" % number))
+
+
+def test_a_frozen_file_system_takes_no_seed_away(
+    make_daemon: MakeDaemon, frozen_disk: Disk
+) -> None:
+    daemon = on_disk(make_daemon, frozen_disk)
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(update(b"smtp", b"before", b"old session")) == OK
+    workers = daemon.worker_pids()
+    with contextlib.ExitStack() as stack:
+        frozen_disk.freeze()
+        touch_files(daemon, stack)
+        daemon.wait_for_log("a file system does not respond; sessions are not cached until it does")
+        wait_for(lambda: serves(daemon), "service by processes that touch no file")
+        for number in range(50):
+            assert serves(daemon)
+            with Connection(daemon.socket_path) as connection:
+                assert connection.ask(update(b"smtp", b"%d" % number, b"dropped")) == OK
+        frozen_disk.thaw()
+    daemon.wait_for_log("the file system responds again: sessions are cached")
+    wait_for(lambda: keeps_sessions(daemon, b"after"), "sessions that are kept again")
+    wait_for(lambda: len(daemon.workers()) == 2, "two workers")
+    wait_for(lambda: all(keeps_sessions(daemon, b"x%d" % i) for i in range(20)), "all workers")
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(lookup(b"smtp", b"before")) == found(b"old session"), (
+            "nothing is lost"
+        )
+    assert "recreated" not in daemon.log()
+    print(f"{len(daemon.worker_pids() & workers)} of 2 workers lived through it")
+
+
+def test_the_time_without_service_is_short(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+    """From the first blocked request to the first seed of a new connection."""
+    daemon = on_disk(make_daemon, frozen_disk)
+    times = []
+    for _ in range(3):
+        wait_for(lambda: keeps_sessions(daemon, b"id"), "sessions that are kept")
+        with contextlib.ExitStack() as stack:
+            frozen_disk.freeze()
+            touch_files(daemon, stack)
+            began = time.monotonic()
+            wait_for(lambda: serves(daemon), "service")
+            times.append(time.monotonic() - began)
+            frozen_disk.thaw()
+        wait_for(lambda: len(daemon.workers()) == 2, "two workers")
+    print("seconds until new connections are served:", *(f"{t:.2f}" for t in times))
+    assert min(times) < SOON
+
+
+def test_an_end_while_it_is_frozen(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+    """The parent does not wait for children that cannot end; they go as soon as they can."""
+    daemon = on_disk(make_daemon, frozen_disk)
+    with contextlib.ExitStack() as stack:
+        frozen_disk.freeze()
+        touch_files(daemon, stack)
+        wait_for(lambda: serves(daemon), "service")
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        print(f"{time.monotonic() - began:.2f} s from SIGTERM to the end")
+        assert time.monotonic() - began < PATIENCE / 2
+        assert daemon.processes(), "some cannot end"
+        assert "processes are blocked by a file system" in daemon.log()
+        frozen_disk.thaw()
+    wait_for(lambda: not daemon.processes(), "end of all processes")
+
+
+def test_a_start_while_it_is_frozen(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+    """Seeds are served at once, sessions are cached when the file system responds."""
+    daemon = on_disk(make_daemon, frozen_disk, start=False)
+    frozen_disk.freeze()
+    began = time.monotonic()
+    daemon.start()
+    print(f"{time.monotonic() - began:.2f} s to the start")
+    for _ in range(20):
+        assert serves(daemon)
+    assert not keeps_sessions(daemon, b"early")
+    frozen_disk.thaw()
+    wait_for(lambda: keeps_sessions(daemon, b"late"), "sessions that are kept")
+    wait_for(lambda: all(keeps_sessions(daemon, b"x%d" % i) for i in range(20)), "all workers")
+    assert len(daemon.workers()) == 2
+
+
+def test_a_frozen_exchange_file(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+    """It blocks the janitor alone, and not a client notices."""
+    daemon = make_daemon(
+        "tlsmgr_worker_processes=2",
+        f"tls_random_exchange_name={frozen_disk.path}/prng_exch",
+        "tls_random_prng_update_period=1",
+    )
+    wait_for((frozen_disk.path / "prng_exch").exists, "exchange file")
+    with Connection(daemon.socket_path) as connection:
+        frozen_disk.freeze()
+        daemon.wait_for_log("a file system does not respond")
+        for _ in range(200):
+            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            assert serves(daemon)
+        frozen_disk.thaw()
+        daemon.wait_for_log("the file system responds again")
+        wait_for(lambda: keeps_sessions(daemon, b"id"), "sessions that are kept")

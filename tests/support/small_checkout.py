@@ -1,0 +1,87 @@
+"""small_checkout - a checkout with our scripts that needs one small package, which lies beside it
+
+So its environment is made without a network. The package ``thing`` is a wheel made here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from support.checkout import CHECKOUT
+
+
+class SmallCheckout:
+    """The checkout. ``call`` runs shell code with venv.sh sourced, as a script of it would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.python = root / ".venv/bin/python"
+        shutil.copytree(CHECKOUT / "scripts", root / "scripts", symlinks=True)
+        (root / "tlsmgr").symlink_to(CHECKOUT / "tlsmgr")
+        wheel = root / "thing-1-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("thing.py", "")
+            info = "thing-1.dist-info"
+            archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
+            tag = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            archive.writestr(f"{info}/WHEEL", tag)
+            archive.writestr(f"{info}/RECORD", "")
+        self.require(f"thing @ {wheel.as_uri()}")
+
+    def require(self, requirement: str) -> None:
+        """Have setup.cfg require this and nothing else."""
+        self.settings.write_text(
+            f"[options]\ninstall_requires =\n    {requirement}\n[options.extras_require]\nmore =\n"
+        )
+
+    @property
+    def settings(self) -> Path:
+        """Its setup.cfg."""
+        return self.root / "setup.cfg"
+
+    @property
+    def packages(self) -> Path:
+        """Where its packages are."""
+        (path,) = self.root.glob(".venv/lib/*/site-packages")
+        return path
+
+    def start(
+        self,
+        code: str,
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        directory: Path | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start that shell code."""
+        script = self.root / "scripts" / "tlsmgr-start"
+        return subprocess.Popen(
+            [*prefix, "/bin/sh", "-c", f'. "{script.parent}/venv.sh"; {code}', str(script)],
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=directory or self.root,
+        )
+
+    def call(self, code: str, *arguments: object, **options: object) -> tuple[int, list[str]]:
+        """Run that shell code to its end; return status and what it said on standard error."""
+        process = self.start(code, *arguments, **options)  # type: ignore[arg-type]
+        _, errors = process.communicate(timeout=300)
+        return process.returncode, errors.splitlines()
+
+    def works(self) -> bool:
+        """Whether its environment has the package and finds the program of this checkout."""
+        with contextlib.suppress(OSError):
+            code = "import thing, tlsmgr; print(tlsmgr.__file__)"
+            run = subprocess.run(
+                [self.python, "-I", "-c", code], capture_output=True, text=True, check=False
+            )
+            return run.stdout == f"{self.root}/tlsmgr/__init__.py\n"
+        return False

@@ -1,0 +1,250 @@
+"""scripts/venv.sh: the virtual environment is made, repaired, and never by foreign code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.small_checkout import SmallCheckout
+
+USE = "use_venv ''"
+READY = f"PATH=/nonexistent; {USE}"  # when it is ready, no program is run
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user: needs root")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SmallCheckout:
+    """One whose environment was made."""
+    checkout = SmallCheckout(tmp_path_factory.mktemp("made") / "check out")
+    status, said = checkout.call(USE)
+    assert status == 0, said
+    assert said[0].startswith(
+        f"tlsmgr-start: makes a virtual environment in {checkout.root}/.venv with /"
+    )
+    assert "fetches what is missing of thing from the Python Package Index" in said[1]
+    assert len(said) == 2
+    assert checkout.works()
+    return checkout
+
+
+@pytest.fixture
+def copy(made: SmallCheckout, tmp_path: Path) -> SmallCheckout:
+    """A copy of it at another place."""
+    checkout = SmallCheckout(tmp_path / "copy")
+    shutil.copytree(made.root / ".venv", checkout.root / ".venv", symlinks=True)
+    return checkout
+
+
+def test_when_it_is_ready_nothing_is_said_or_started(made: SmallCheckout) -> None:
+    assert made.call(READY) == (0, [])
+    assert not (made.root / ".venv/pip.log").exists()
+    assert sorted(path.name for path in made.root.iterdir() if path.name.startswith(".")) == [
+        ".venv"
+    ]
+
+
+def test_a_changed_setup_cfg_is_looked_at_again(made: SmallCheckout) -> None:
+    os.utime(made.settings)
+    status, said = made.call(USE)
+    assert status == 0, said
+    assert "repairs or updates" in said[0]
+    assert made.call(READY) == (0, [])
+
+
+def no_pip(checkout: SmallCheckout) -> None:
+    for path in checkout.packages.glob("pip*"):
+        shutil.rmtree(path)
+
+
+def dangling_interpreter(checkout: SmallCheckout) -> None:
+    for path in (checkout.root / ".venv/bin").glob("python*"):
+        path.unlink()
+        path.symlink_to("/nonexistent/python3")
+
+
+def packages_of_another_python(checkout: SmallCheckout) -> None:
+    checkout.packages.parent.rename(checkout.root / ".venv/lib/python3.1")
+
+
+def no_directory(checkout: SmallCheckout) -> None:
+    shutil.rmtree(checkout.root / ".venv")
+    (checkout.root / ".venv").write_text("")
+
+
+def package_gone(checkout: SmallCheckout) -> None:
+    (checkout.packages / "thing.py").unlink()
+
+
+def package_broken(checkout: SmallCheckout) -> None:
+    (checkout.packages / "thing.py").write_text("1 +\n")
+
+
+def no_path_file(checkout: SmallCheckout) -> None:
+    (checkout.packages / "tlsmgr.pth").unlink()
+
+
+def empty_stamp(checkout: SmallCheckout) -> None:
+    (checkout.root / ".venv/installed").write_text("")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        no_pip,
+        dangling_interpreter,
+        packages_of_another_python,
+        no_directory,
+        no_path_file,
+        empty_stamp,
+    ],
+)
+def test_whatever_state_it_is_in_the_next_call_repairs_it(
+    copy: SmallCheckout, damage: Callable[[SmallCheckout], None]
+) -> None:
+    damage(copy)
+    assert not copy.works()
+    status, said = copy.call(USE)
+    assert status == 0, said
+    assert copy.works()
+    assert copy.call(READY) == (0, [])
+
+
+@pytest.mark.parametrize("damage", [package_gone, package_broken])
+def test_a_package_that_breaks_in_place_is_noticed(
+    copy: SmallCheckout, damage: Callable[[SmallCheckout], None]
+) -> None:
+    assert copy.call(USE)[0] == 0  # it has moved
+    damage(copy)
+    status, said = copy.call("check_venv ''")
+    assert status == 0, said
+    assert "(cannot import thing: " in said[0]
+    assert copy.works()
+    assert copy.call("check_venv ''") == (0, [])
+
+
+def test_a_program_that_cannot_be_imported_has_it_repaired(copy: SmallCheckout) -> None:
+    """Here a package is missing that setup.cfg does not name, so the repair does not help."""
+    copy.call(USE)
+    package_gone(copy)
+    code = "self=$root/scripts/tlsmgr-start; run -o x=y"
+    status, said = copy.call(code)
+    assert status == 1
+    assert "repairs or updates" in said[0]
+    assert "(ModuleNotFoundError: No module named " in said[0]
+    assert said[-1].startswith("ModuleNotFoundError: No module named ")
+    assert copy.works()
+
+
+def test_nothing_of_the_callers_is_executed(tmp_path: Path) -> None:
+    """Not from the current directory, and not by way of the environment."""
+    checkout, foreign = SmallCheckout(tmp_path / "own"), tmp_path / "foreign"
+    foreign.mkdir()
+    mark = tmp_path / "executed"
+    for name in ("ensurepip", "venv", "pip", "site", "sitecustomize", "thing", "configparser"):
+        (foreign / f"{name}.py").write_text(f"open({str(mark)!r}, 'a').write({name!r})\n")
+    (foreign / "pip.conf").write_text(f"[global]\nlog = {mark}\nno-binary = :all:\n")
+    environment = {
+        "PYTHONPATH": str(foreign),
+        "PYTHONSTARTUP": str(foreign / "pip.py"),
+        "PIP_CONFIG_FILE": str(foreign / "pip.conf"),
+        "PIP_LOG": str(mark),
+        "XDG_CONFIG_DIRS": str(foreign),
+        "HOME": str(foreign),
+        "TMPDIR": str(foreign),
+    }
+    (foreign / "pip").mkdir()
+    (foreign / "pip" / "pip.conf").write_text(f"[global]\nlog = {mark}\n")
+    before = sorted(foreign.rglob("*"))
+    status, said = checkout.call(USE, environment, directory=foreign)
+    assert status == 0, said
+    assert checkout.works()
+    assert not mark.exists(), mark.read_text()
+    assert sorted(foreign.rglob("*")) == before
+
+
+def test_two_first_starts_at_once(tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own")
+    starts = [checkout.start(USE) for _ in range(2)]
+    said = "".join(start.communicate(timeout=300)[1] for start in starts)
+    assert [start.returncode for start in starts] == [0, 0], said
+    assert said.count("makes a virtual environment") == 1
+    assert said.count("waits for another one") <= 1
+    assert checkout.works()
+
+
+@needs_root
+@pytest.mark.parametrize("exists", [False, True])
+def test_one_who_may_not_write_is_told_who_may(copy: SmallCheckout, exists: bool) -> None:
+    if not exists:
+        shutil.rmtree(copy.root / ".venv")
+    for path in (*copy.root.parents, copy.root):
+        if path.stat().st_mode & 0o7 == 0:
+            path.chmod(path.stat().st_mode | 0o55)
+    become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    status, said = copy.call(USE, prefix=become)
+    assert status == 1
+    where = f"{copy.root}/.venv" if exists else str(copy.root)
+    assert f"fatal: cannot write to {where}: run this once as root, whose it is" in said[-1]
+
+
+def test_without_a_network(copy: SmallCheckout) -> None:
+    copy.require("thing-that-lies-nowhere")
+    nowhere = "http://127.0.0.1:1"
+    status, said = copy.call(USE, {"https_proxy": nowhere, "http_proxy": nowhere})
+    assert status == 1
+    assert "fatal: cannot reach the Python Package Index: is there a network?" in said[-1]
+    assert len(said) == 3
+    assert Path(said[-1].rpartition(" ")[2]).exists()
+
+
+def test_without_a_compiler(copy: SmallCheckout) -> None:
+    source = copy.root / "source"
+    source.mkdir()
+    (source / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (source / "backend.py").write_text(
+        "def build_wheel(*_):\n"
+        "    raise SystemExit(\"error: command 'gcc' failed: No such file\")\n"
+    )
+    copy.require(f"other @ file://{source}")
+    status, said = copy.call(USE)
+    assert status == 1
+    assert "fatal: a package has to be compiled for this Python" in said[-1]
+    assert len(said) == 3
+
+
+def test_without_the_venv_module(tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n')
+    python.chmod(0o755)
+    status, said = checkout.call(USE, {"PYTHON": str(python)})
+    assert status == 1
+    assert said[-1].endswith(
+        f"fatal: {python} lacks its venv module (on Debian: apt-get install python3-venv)"
+    )
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_python_is_heeded_or_complained_about(made: SmallCheckout, tmp_path: Path) -> None:
+    same, other = tmp_path / "same", tmp_path / "other"
+    real = os.path.realpath(made.python)
+    same.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+    other.write_text(
+        f'#!/bin/sh\ncase "$*" in *environment.py*) echo /bin/sh;; *) exec {real} "$@";; esac\n'
+    )
+    for path in (same, other):
+        path.chmod(0o755)
+    for name in (real, str(same)):
+        assert made.call(USE, {"PYTHON": name}) == (0, [])
+    status, said = made.call(USE, {"PYTHON": str(other)})
+    assert status == 1
+    assert said == [
+        f"tlsmgr-start: fatal: {made.root}/.venv is made with {real}, not with {other};"
+        f" to change that: rm -r {made.root}/.venv"
+    ]

@@ -1,0 +1,130 @@
+"""children - the table of child processes: fork, reap, and who has stopped to respond.
+
+The only place that forks and waits in a running daemon. No call here waits for a child without a
+deadline, as a process that a file system blocks can't even be killed. Used by the parent only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from tlsmgr.processes import signals
+from tlsmgr.processes.inherited import Scoreboard
+
+STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as stalled
+HUNG_TIME = 9.0  # seconds without a heartbeat, after which it is ended
+ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
+DEFECT = 1  # exit status of a child whose entry point raised
+
+
+@dataclass
+class Child:
+    """A child process as the parent sees it. Times are of time.monotonic()."""
+
+    name: str  # in log lines
+    slot: int
+    pid: int
+    started: float
+    uses_files: bool
+    stalled: bool = False  # no heartbeat for STALL_TIME
+    aborted: float = 0.0  # when it was sent SIGABRT
+    killed: bool = False  # it was sent SIGKILL
+    retired: bool = False  # it was told to go and is not counted any more
+
+
+class Children:
+    """The children, by pid."""
+
+    def __init__(self, scoreboard: Scoreboard) -> None:
+        self._scoreboard = scoreboard
+        self._by_pid: dict[int, Child] = {}
+        self._proc = _open_proc()
+        self._judged = time.monotonic()
+
+    def __iter__(self) -> Iterator[Child]:
+        return iter(list(self._by_pid.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_pid)
+
+    def spawn(self, name: str, slot: int, uses_files: bool, entry: Callable[[], int]) -> Child:
+        """Fork a child that runs ``entry`` and exits with what it returns. Raises OSError."""
+        now = time.monotonic()
+        blocked = signals.block()
+        pid = -1
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _run(entry, blocked)
+        finally:
+            if pid:
+                signals.restore(blocked)
+        child = self._by_pid[pid] = Child(name, slot, pid, now, uses_files)
+        return child
+
+    def reap(self) -> Iterator[tuple[Child, int]]:
+        """Yield each child that has ended, with its exit status; negative for a signal."""
+        while self._by_pid:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            child = self._by_pid.pop(pid, None)
+            if child is not None:
+                yield child, os.waitstatus_to_exitcode(status)
+
+    def kill(self, child: Child, number: signal.Signals) -> None:
+        """Send a signal."""
+        child.killed |= number == signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, number)
+
+    def judge(self, now: float) -> None:
+        """Bring the ``stalled`` marks up to date, from the heartbeats.
+
+        Not when this process itself was not run for a while: then nobody may have been.
+        """
+        paused, self._judged = now - self._judged > STALL_TIME, now
+        for child in self:
+            child.stalled = not paused and self.silence(child, now) > STALL_TIME
+
+    def silence(self, child: Child, now: float) -> float:
+        """Return the seconds since its last heartbeat, or since its start."""
+        return now - max(self._scoreboard.last_beat(child.slot), child.started)
+
+    def is_blocked(self, child: Child) -> bool:
+        """Return whether it waits in the kernel where no signal reaches it (state D)."""
+        if self._proc < 0:
+            return True  # it can't be told; a stalled process is taken for blocked
+        try:
+            fd = os.open(f"{child.pid}/stat", os.O_RDONLY, dir_fd=self._proc)
+        except OSError:
+            return False
+        try:
+            return os.read(fd, 4096).rpartition(b") ")[2].startswith(b"D")
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+
+def _run(entry: Callable[[], int], blocked: Iterable[int]) -> NoReturn:
+    status = DEFECT
+    try:
+        signals.reset_in_child(blocked)
+        status = entry()
+    finally:
+        os._exit(status)
+
+
+def _open_proc() -> int:
+    """Return a descriptor of /proc, which the jail does not have; -1 where there is none."""
+    try:
+        return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
