@@ -140,6 +140,8 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     inherited = setup.make_inherited(
         conf, mode.listeners, mode.service_name, memory, pool, settings
     )
+    if memory.fallback:
+        log.warning(memory.fallback)
     reseeder = Reseeder(
         conf.text("tls_random_source"),
         conf.number("tls_random_bytes"),

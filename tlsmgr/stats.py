@@ -1,10 +1,10 @@
-"""stats - the counter table: a row a counter, a slot a process, written by that process alone.
+"""stats - counters in shared memory: one set for each process, which that process alone writes.
 
-Counters are 64-bit words in shared memory. A worker adds to its own slot without a lock; anybody
-may read all slots, and a sum is right to within what is being added just then. When a worker dies
-the parent moves its counts to its own slot, so that nothing is counted twice or lost.
+Counters are 64-bit numbers. A worker adds to its own without a lock; any process may read all of
+them, and a sum may miss only what is being added at that moment. When a worker dies, the parent
+adds its counts to the parent's own, so that no count is lost or doubled.
 
-A counter is added by adding a row. Nothing here is fatal or logged.
+To add a counter, add a row to COUNTERS. Nothing here is fatal or logged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tlsmgr.shm import SharedMemory
 
 
 class Counter(NamedTuple):
-    """A counter's name, and what it counts in a few words."""
+    """A counter's name, and its meaning in a few words."""
 
     name: str
     meaning: str
@@ -38,35 +38,37 @@ COUNTERS = (
 )
 INDEX: Mapping[str, int] = {counter.name: i for i, counter in enumerate(COUNTERS)}
 
-_WORD = 8
-_ROW = -(-len(COUNTERS) * _WORD // 64) * 64  # whole cache lines: no two processes write to one
+_COUNTER_BYTES = 8
+_ROW = (
+    -(-len(COUNTERS) * _COUNTER_BYTES // 64) * 64
+)  # whole cache lines, so that processes share none
 
 
 class Stats:
-    """The table of all slots; slot 0 is the parent's. Made before the fork."""
+    """The counters of all slots; slot 0 is the parent's. Made before the fork."""
 
     def __init__(self, memory: SharedMemory, slots: int) -> None:
         self._rows = [memory.carve(_ROW).cast("Q") for _ in range(slots)]
 
     @staticmethod
     def size(slots: int) -> int:
-        """Bytes of shared memory that a table for so many slots takes."""
+        """Return the bytes of shared memory that the counters of `slots` slots take."""
         return slots * _ROW
 
     def row(self, slot: int) -> memoryview:
-        """The words of one slot: ``row[INDEX[name]] += 1`` counts, for the slot's process only."""
+        """Return the counters of a slot; its process alone writes: ``row[INDEX[name]] += 1``."""
         return self._rows[slot]
 
     def counts(self, slot: int) -> dict[str, int]:
-        """What one slot counted, by name."""
+        """Return the counts of one slot by name."""
         return {name: self._rows[slot][i] for name, i in INDEX.items()}
 
     def totals(self) -> dict[str, int]:
-        """What all slots counted, by name."""
+        """Return the sums over all slots by name."""
         return {name: sum(row[i] for row in self._rows) for name, i in INDEX.items()}
 
     def collect(self, slot: int) -> None:
-        """Move a dead process's counts to the parent's slot; for the parent, after the reap."""
+        """Move the counts of a dead process to slot 0: the parent, after it reaped it."""
         for i in range(len(COUNTERS)):
             self._rows[0][i] += self._rows[slot][i]
             self._rows[slot][i] = 0

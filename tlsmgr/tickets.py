@@ -1,19 +1,25 @@
-"""tickets - session ticket keys: two slots in shared memory, one answer from all workers.
+"""tickets - session ticket keys: two of them in shared memory, one answer from all workers.
 
-A smtpd(8) that issues a ticket asks for the key of the day, one that is shown a ticket for the key
-of that name. Keys are made on demand, never stored on disk, and gone when the daemon ends. The
+A smtpd(8) that issues a ticket asks for the current key; one that receives a ticket asks for the
+key that it names. Keys are made on demand, never stored on disk, and gone when the daemon ends. The
 arithmetic is that of Postfix tls_scache.c (tls_scache_key) and tlsmgr.c (tlsmgr_key): with T the
 sanitised smtpd_tls_session_cache_timeout, a key serves new tickets for T/2 seconds and old ones for
-another T/2.
+another T/2. Beyond stock, a key that lasts longer than one made now could does not count: a clock
+that was set back must not keep a key in use for long.
 
-Any worker reads and rotates, under a lock of its own; the pool is drawn on before it is taken. If
-the lock can't be had in time the answer is "no key", which costs the client a full handshake.
-Whoever finds that a holder died in the middle of a rotation throws both keys away: a mixture of two
-must never be handed out. Nothing is fatal and no key is ever logged.
+Any worker reads and rotates. The keys lie behind a digest of both, so a reader needs no lock: where
+the digest does not match, a writer is at work or died at work, and the reader looks again with the
+lock. If it still does not match, there are no keys: a mixture is never handed out, and the next
+rotation overwrites it.
+
+A rotation takes the lock, after the pool was drawn on. If the lock is out of reach, the answer is
+"no key", which costs the client a full handshake; further requests then wait for almost nothing
+until the lock can be had again. Nothing is fatal and no key is ever logged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable
 
@@ -22,88 +28,94 @@ from tlsmgr.shm import Lock, SharedMemory
 NAME_BYTES = 16
 RANDOM_BYTES = NAME_BYTES + 32 + 32  # name, cipher key, MAC key
 KEY_BYTES = RANDOM_BYTES + 8  # and the time: struct TLS_TICKET_KEY of tls_scache.h on LP64
-LOCK_TIMEOUT = 1.0  # seconds
+DIGEST_BYTES = 32
+PATIENCE = 0.1  # seconds to wait for the lock; a holder needs some microseconds
+IMPATIENCE = 0.001  # the same, once the lock was out of reach, until it can be had again
 
 _TOUT = struct.Struct("=q")
+_NO_KEYS = bytes(2 * KEY_BYTES)
 
 
 class TicketKeys:
-    """The two keys of this daemon. ``lifetime`` is T in seconds; 0 means no tickets.
+    """The two keys of this daemon: first the one for new tickets, then the one before it.
 
-    ``extract`` returns that many random bytes of the pool.
+    `lifetime` is T in seconds; 0 means no tickets. `extract` returns random bytes of the pool.
     """
 
     def __init__(
         self, memory: SharedMemory, slots: int, lifetime: int, extract: Callable[[int], bytes]
     ) -> None:
-        self._lock = Lock(memory, slots)
+        self.lock = Lock(memory, slots)
         self._slot = 0
-        self._keys = memory.carve(2 * KEY_BYTES)
-        self._dirty = memory.carve(1)
+        self._patience = PATIENCE
+        self._area = memory.carve(DIGEST_BYTES + 2 * KEY_BYTES)
         self._half_life = lifetime // 2
         self._extract = extract
 
     def attach(self, slot: int) -> None:
-        """Called by a worker after the fork: the slot that is its own."""
+        """Say which slot this process has: a worker after the fork. The parent is at slot 0."""
         self._slot = slot
 
-    def recover(self, slot: int) -> bool:
-        """Called by the parent when it reaped the process of ``slot``: frees what that one held."""
-        return self._lock.recover(slot)
-
     def current(self, now: int) -> bytes | None:
-        """The 88-byte key for new tickets, made if need be; None when there are no tickets."""
+        """Return the 88-byte key for new tickets, made if need be; None if there is none."""
         if not self._half_life:
             return None
-        found = self._read(lambda key: _tout(key) > now, first_only=True)
-        return found if found is not None else self._rotate(now)
+        keys = self._read()
+        if keys is not None and self._makes_tickets(keys[:KEY_BYTES], now):
+            return keys[:KEY_BYTES]
+        return self._rotate(now)
 
     def named(self, name: bytes, now: int) -> bytes | None:
-        """The 88-byte key of this 16-byte name while it may decrypt tickets at ``now``."""
+        """Return the 88-byte key of this 16-byte name while it may decrypt tickets at `now`."""
         if not self._half_life:
             return None
-        key = self._read(lambda key: key.startswith(name))
-        return key if key is not None and _tout(key) + self._half_life > now else None
+        keys = self._read() or self._read_with_lock()
+        if keys is not None:
+            for key in (keys[:KEY_BYTES], keys[KEY_BYTES:]):
+                if key.startswith(name) and self._lasts(key, now - self._half_life, now):
+                    return key
+        return None
 
-    def _read(self, wanted: Callable[[bytes], bool], first_only: bool = False) -> bytes | None:
-        """The first key that exists and is wanted."""
-        if not self._lock.acquire(self._slot, LOCK_TIMEOUT):
-            return None
-        try:
-            self._drop_half_written()
-            keys = bytes(self._keys)
-        finally:
-            self._lock.release(self._slot)
-        slots = (keys[:KEY_BYTES], keys[KEY_BYTES:])[: 1 if first_only else 2]
-        return next((key for key in slots if any(key) and wanted(key)), None)
+    def _makes_tickets(self, key: bytes, now: int) -> bool:
+        """Return whether `key` may encrypt tickets at `now`."""
+        return self._lasts(key, now, now)
+
+    def _lasts(self, key: bytes, after: int, now: int) -> bool:
+        """Return whether `key` exists, ends after `after`, and could have been made by `now`."""
+        (tout,) = _TOUT.unpack_from(key, RANDOM_BYTES)
+        return after < tout <= now + self._half_life and any(key)
 
     def _rotate(self, now: int) -> bytes | None:
-        """Make a key; another worker may have been faster, then it is that one's."""
-        random = self._extract(RANDOM_BYTES)
-        fresh = random + _TOUT.pack(now + self._half_life - 1)
-        if not self._lock.acquire(self._slot, LOCK_TIMEOUT):
+        """Make a key, or return the one that another worker made a moment ago."""
+        made = self._extract(RANDOM_BYTES) + _TOUT.pack(now + self._half_life - 1)
+        if not self._acquire():
             return None
         try:
-            self._drop_half_written()
-            first = bytes(self._keys[:KEY_BYTES])
-            if any(first) and _tout(first) > now:
+            first = (self._read() or _NO_KEYS)[:KEY_BYTES]
+            if self._makes_tickets(first, now):
                 return first
-            self._write(fresh + first)  # which expired, so the new one outlasts it
-            return fresh
+            self._area[:] = hashlib.sha256(made + first).digest() + made + first
+            return made
         finally:
-            self._lock.release(self._slot)
+            self.lock.release(self._slot)
 
-    def _write(self, keys: bytes) -> None:
-        self._dirty[0] = 1
-        self._keys[:] = keys
-        self._dirty[0] = 0
+    def _read(self) -> bytes | None:
+        """Return both keys; None if they were never written, or are written only in part."""
+        area = bytes(self._area)
+        keys = area[DIGEST_BYTES:]
+        return keys if hashlib.sha256(keys).digest() == area[:DIGEST_BYTES] else None
 
-    def _drop_half_written(self) -> None:
-        if self._dirty[0]:
-            self._write(bytes(2 * KEY_BYTES))
+    def _read_with_lock(self) -> bytes | None:
+        """Return both keys when no process is writing them; None without the lock as well."""
+        if not self._acquire():
+            return None
+        try:
+            return self._read()
+        finally:
+            self.lock.release(self._slot)
 
-
-def _tout(key: bytes) -> int:
-    """The last second, and one more, in which the key may make tickets."""
-    (tout,) = _TOUT.unpack_from(key, RANDOM_BYTES)
-    return int(tout)
+    def _acquire(self) -> bool:
+        """Take the lock if it can be had in time."""
+        acquired = self.lock.acquire(self._slot, self._patience)
+        self._patience = PATIENCE if acquired else IMPATIENCE
+        return acquired

@@ -39,6 +39,7 @@ class Client:
 
     def pause(self) -> None:
         """Wait until the test says go on, or the server is closed."""
+        self._server.pauses.set()
         self._server.go_on.wait(30)
 
     def wait_for_the_end(self) -> None:
@@ -54,13 +55,13 @@ def willing(client: Client) -> None:
 
 
 def generous(client: Client) -> None:
-    """Give 200 bytes whatever is asked for."""
+    """Give 200 bytes to any question."""
     while client.question():
         client.send(bytes([200]) + os.urandom(200))
 
 
 def sparing(client: Client) -> None:
-    """Give 4 bytes whatever is asked for."""
+    """Give 4 bytes to any question."""
     while client.question():
         client.send(bytes([4]) + os.urandom(4))
 
@@ -90,14 +91,14 @@ def silent(client: Client) -> None:
 
 
 def stalling(client: Client) -> None:
-    """Promise bytes and send half of them."""
+    """Announce bytes and send half of them."""
     n = client.question()
     client.send(bytes([n]) + os.urandom(n // 2))
     client.wait_for_the_end()
 
 
 def slow(client: Client) -> None:
-    """Send one byte at a time, and go on in the middle only when told to."""
+    """Send one byte at a time, and pause in the middle until the test says go on."""
     while n := client.question():
         answer = bytes([n]) + os.urandom(n)
         for at in range(len(answer)):
@@ -107,7 +108,7 @@ def slow(client: Client) -> None:
 
 
 def short(client: Client) -> None:
-    """Promise bytes, send one less, and hang up."""
+    """Announce bytes, send one less, and hang up."""
     n = client.question()
     client.send(bytes([n]) + os.urandom(n - 1))
 
@@ -128,6 +129,7 @@ class EgdServer:
         self.path = path
         self.questions: list[bytes] = []
         self.clients = 0
+        self.pauses = threading.Event()
         self.go_on = threading.Event()
         self._manners: Sequence[Manner] = manners or (willing,)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,5 +1,6 @@
 """Fixtures and checks for tests of the exchange file."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def exchange(path: Path, pool: RecordingPool) -> Iterator[ExchangeFile]:
     made = ExchangeFile(str(path), PERIOD, pool)
     made.open(0.0)
     yield made
-    made.close()
+    if made._directory >= 0:
+        os.close(made._directory)
 
 
 def assert_fine(exchange: ExchangeFile, path: Path, now: float = 0.0) -> None:
@@ -51,3 +53,5 @@ def assert_healed(exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixtu
     """An update works again, and says so."""
     assert_fine(exchange, path, 2.0)
     assert f"PRNG exchange file {path}: works again" in capfd.readouterr().err
+    assert_fine(exchange, path, 2.0)
+    assert capfd.readouterr().err == ""

@@ -3,32 +3,34 @@
 The lock's own calls and marks are wrapped in the child, so what runs there is the lock's code.
 """
 
+import ctypes
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tlsmgr.shm import HOLDING, IDLE, RELEASING, WAITING, Lock
+from tlsmgr.shm import HOLDING, IDLE, WAITING, Lock, UnnamedSemaphore
 
 Act = Callable[[], None]
 
 
 class Step(NamedTuple):
-    """Where the child ends, and whether it had the semaphore then."""
+    """Where the child ends, whether it has the semaphore then, and its mark."""
 
     name: str
     holds: bool
+    mark: int
     arrange: Callable[[Lock, Act], None]
 
 
 class _Marks:
-    """The marks of a lock; `act` is called when `mark` is written: before it, or after."""
+    """The marks of a lock; `act` is called at a change of a mark: before it, or after."""
 
-    def __init__(self, marks: Any, mark: int, act: Act, before: bool) -> None:
-        self._marks, self._mark, self._act, self._before = marks, mark, act, before
+    def __init__(self, marks: Any, change: tuple[int, int], act: Act, before: bool) -> None:
+        self._marks, self._change, self._act, self._before = marks, change, act, before
 
     def __setitem__(self, slot: int, mark: int) -> None:
-        found = mark == self._mark
+        found = (self._marks[slot], mark) == self._change
         if found:
-            self._mark = -1  # the first time only
+            self._change = (-1, -1)  # the first time only
         if found and self._before:
             self._act()
         self._marks[slot] = mark
@@ -36,24 +38,9 @@ class _Marks:
             self._act()
 
 
-class _Turns:
-    """The count of turns; `act` is called before it is read."""
-
-    def __init__(self, turns: Any, act: Act) -> None:
-        self._turns, self._act = turns, act
-
-    def __getitem__(self, index: int) -> int:
-        self._act()
-        turns: int = self._turns[index]
-        return turns
-
-    def __setitem__(self, index: int, turns: int) -> None:
-        self._turns[index] = turns
-
-
-def _at_mark(mark: int, before: bool) -> Callable[[Lock, Act], None]:
+def _at_change(old: int, new: int, before: bool) -> Callable[[Lock, Act], None]:
     def arrange(lock: Lock, act: Act) -> None:
-        lock._marks = _Marks(lock._marks, mark, act, before)  # type: ignore[assignment]
+        lock._marks = _Marks(lock._marks, (old, new), act, before)  # type: ignore[assignment]
 
     return arrange
 
@@ -75,21 +62,29 @@ def _at_call(attribute: str, before: bool) -> Callable[[Lock, Act], None]:
     return arrange
 
 
-def _at_turn(lock: Lock, act: Act) -> None:
-    lock._turns = _Turns(lock._turns, act)  # type: ignore[assignment]
-
-
 STEPS = (
-    Step("before its first mark", False, _at_mark(WAITING, before=True)),
-    Step("marked as waiting", False, _at_mark(WAITING, before=False)),
-    Step("about to take it", False, _at_call("_take", before=True)),
-    Step("taken, not yet marked", True, _at_call("_take", before=False)),
-    Step("marked as holding", True, _at_mark(HOLDING, before=False)),
-    Step("holding, turn not counted", True, _at_turn),
-    Step("about to mark its release", True, _at_mark(RELEASING, before=True)),
-    Step("marked as releasing", True, _at_mark(RELEASING, before=False)),
-    Step("about to give it back", True, _at_call("_give", before=True)),
-    Step("given back, mark not cleared", False, _at_call("_give", before=False)),
-    Step("all done", False, _at_mark(IDLE, before=False)),
+    Step("before its first mark", False, IDLE, _at_change(IDLE, WAITING, before=True)),
+    Step("marked as waiting", False, WAITING, _at_change(IDLE, WAITING, before=False)),
+    Step("about to take it", False, WAITING, _at_call("_take", before=True)),
+    Step("taken, not yet marked", True, WAITING, _at_call("_take", before=False)),
+    Step("marked as holding", True, HOLDING, _at_change(WAITING, HOLDING, before=False)),
+    Step("about to mark its release", True, HOLDING, _at_change(HOLDING, WAITING, before=True)),
+    Step("release marked", True, WAITING, _at_change(HOLDING, WAITING, before=False)),
+    Step("about to give it back", True, WAITING, _at_call("_give", before=True)),
+    Step("given back, mark not cleared", False, WAITING, _at_call("_give", before=False)),
+    Step("all done", False, IDLE, _at_change(WAITING, IDLE, before=False)),
 )
 BY_NAME = {step.name: step for step in STEPS}
+
+
+def value(lock: Lock) -> int:
+    """The value of the lock's semaphore: 1 when it is free."""
+    semaphore: Any = lock._take.__self__  # type: ignore[attr-defined]
+    if not isinstance(semaphore, UnnamedSemaphore):
+        return int(semaphore.value)
+    found = ctypes.c_int(-1)
+    assert (
+        ctypes.CDLL(None).sem_getvalue(ctypes.c_void_p(semaphore._address), ctypes.byref(found))
+        == 0
+    )
+    return found.value

@@ -14,7 +14,7 @@ PERIOD = 3600
 
 @pytest.fixture
 def socket_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A name that fits into an address, whatever the name of the directory is."""
+    """A name that is short enough for an address, in any directory."""
     monkeypatch.chdir(tmp_path)
     return Path("egd")
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from support.cache_files import end_of_child, in_child
+from support.memory_kinds import kind as kind
 
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import COUNTERS, INDEX, Stats
 
 SLOTS = 5
+
+pytestmark = pytest.mark.usefixtures("kind")
 
 
 def make(slots: int = SLOTS) -> Stats:

@@ -1,17 +1,17 @@
-"""The PRNG exchange file: what the pool is worth survives a restart (tls_random_exchange_name).
+"""exchange - carries pool entropy across restarts, in the file of tls_random_exchange_name.
 
-Read, stir, write: up to 1024 bytes from the start of the file go into the pool, and 1024 new ones
-from the pool take their place, under an exclusive flock(2). Any other program that keeps to the
-lock may share the file; Postfix's own tlsmgr does (tls_prng_exch.c), either way.
+Read, stir, write: up to 1024 bytes at the start of the file go into the pool, and then 1024 bytes
+of the pool's output replace them, under an exclusive flock(2). Other programs that take that lock
+may share the file, as Postfix's own tlsmgr does (tls_prng_exch.c).
 
-Run by the parent, at start, by timer and at every orderly end. open() comes before the jail and
-keeps a descriptor of the directory, so that the file can be opened, and made again, by its relative
-name from inside. It is opened afresh for each update: mode 0600, never through a symbolic link, and
-nothing but a regular file.
+open() is called before the jail, and opens only the directory. The file is opened for each update,
+and created if need be, relative to that directory, so this works in the jail and in a process that
+is forked later: mode 0600, no symbolic link, only a regular file. update() is called at start and
+by timer, save() at an orderly end.
 
-Nothing is fatal and nothing stalls: the lock is only tried for, and while a stranger holds it the
-update is postponed. Every failure is a warning, told again every ten minutes while it lasts, and is
-tried again within a minute; a file that was removed is made anew.
+Nothing is fatal. Only the disk can make an update wait: the lock is tried, and while another
+program holds it the update is postponed. A failure is a warning, repeated every ten minutes while
+it lasts, and the update is tried again within a minute. A file that was removed is created again.
 """
 
 import errno
@@ -22,12 +22,11 @@ import time
 
 from tlsmgr import log
 from tlsmgr.prng.pool import EntropyError, Pool
-from tlsmgr.prng.timers import next_delay, retry_delay
-from tlsmgr.prng.trouble import Trouble
+from tlsmgr.prng.timers import WARNING_INTERVAL, next_delay, retry_delay
 
 SIZE = 1024  # bytes; as in Postfix tls_prng_exch.c
 LOCK_POLL = 0.1  # seconds between two tries for the lock
-LOCK_PATIENCE = 10.0  # seconds, after which a lock that a stranger holds is worth a warning
+LOCK_PATIENCE = 10.0  # seconds after which a lock that another program holds is warned about
 LOCK_REPOLL = 1.0  # seconds between two tries after that
 SAVE_TRIES = 10  # for the lock at the end, SAVE_NAP apart
 SAVE_NAP = 0.03  # seconds
@@ -37,11 +36,11 @@ _MODE = 0o600
 
 
 class ExchangeError(Exception):
-    """The file is not what it must be; the text says what it is."""
+    """The file cannot be used; the text says why."""
 
 
 class ExchangeFile:
-    """One exchange file; with an empty name nothing is ever done."""
+    """One exchange file; with an empty name there is none, and nothing is done."""
 
     def __init__(self, path: str, period: int, pool: Pool, directory: int = -1) -> None:
         """Take the values of tls_random_exchange_name and tls_random_prng_update_period.
@@ -52,9 +51,9 @@ class ExchangeFile:
         self._period = period
         self._pool = pool
         self._directory = directory
-        self._known = False
+        self._existed = False
         self._locked_since: float | None = None
-        self._trouble = Trouble(f"PRNG exchange file {path}")
+        self._limit = log.Limit(WARNING_INTERVAL)
 
     def open(self, now: float) -> None:
         """Open the directory of the file: before the jail, as the owner of the file."""
@@ -63,28 +62,28 @@ class ExchangeFile:
         try:
             self._open_directory()
         except OSError as error:
-            self._trouble.report(f"cannot open its directory: {error.strerror}", now)
+            self._report(f"cannot open its directory: {error.strerror}", now)
 
     def update(self, now: float) -> float:
         """Read, stir, write; return the seconds after which to call again.
 
-        `now` is the monotonic time in seconds. Never blocks but for the disk.
+        `now` is the monotonic time in seconds.
         """
         if not self._path:
             return next_delay(self._period, self._pool)
         try:
             done = self._refresh()
         except (OSError, ExchangeError, EntropyError) as error:
-            self._trouble.report(_reason(error), now)
+            self._report(_reason(error), now)
             return retry_delay(self._period, self._pool)
         if not done:
             return self._postpone(now)
         self._locked_since = None
-        self._trouble.over()
+        self._limit.over(f"PRNG exchange file {self._path}: works again")
         return next_delay(self._period, self._pool)
 
     def save(self) -> None:
-        """Read, stir, write at an orderly end; gives up after 0.3 s with a warning."""
+        """Read, stir, write at an orderly end; after 0.3 s without the lock, warn and give up."""
         if not self._path:
             return
         try:
@@ -97,23 +96,17 @@ class ExchangeFile:
             reason = _reason(error)
         log.warning(f"PRNG exchange file {self._path}: not saved: {reason}")
 
-    def close(self) -> None:
-        """Close the directory: a worker after the fork, and the parent at its end."""
-        if self._directory >= 0:
-            os.close(self._directory)
-        self._directory = -1
-
     def _postpone(self, now: float) -> float:
-        """Return the seconds to wait for a lock that a stranger holds; warn when it takes long."""
+        """Return the seconds until the lock is tried again; warn when that goes on for long."""
         if self._locked_since is None:
             self._locked_since = now
         if now - self._locked_since < LOCK_PATIENCE:
             return LOCK_POLL
-        self._trouble.report("locked by another program, update postponed", now)
+        self._report("locked by another program, update postponed", now)
         return LOCK_REPOLL
 
     def _refresh(self) -> bool:
-        """Read, stir, write; False when the file is locked or was removed under our hands."""
+        """Read, stir, write; return False if the file is locked, or was removed meanwhile."""
         fd = self._open_file()
         try:
             if not _lock(fd) or not os.fstat(fd).st_nlink:
@@ -121,20 +114,20 @@ class ExchangeFile:
             self._pool.stir(os.pread(fd, SIZE, 0))
             written = os.pwrite(fd, self._pool.extract(SIZE), 0)
         finally:
-            os.close(fd)  # and unlock it
+            os.close(fd)  # this unlocks it
         if written != SIZE:
             raise ExchangeError(f"only {written} of {SIZE} bytes could be written")
         return True
 
     def _open_file(self) -> int:
-        """Open the file, made anew if it is not there; raise OSError or ExchangeError."""
+        """Open the file, create it if need be; raise OSError or ExchangeError."""
         if self._directory < 0:
             self._open_directory()
         name = os.path.basename(self._path)
         try:
             fd = os.open(name, _FLAGS, dir_fd=self._directory)
         except FileNotFoundError:
-            fd = self._make_file(name)
+            fd = self._create_file(name)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
@@ -144,30 +137,35 @@ class ExchangeFile:
         except BaseException:
             os.close(fd)
             raise
-        self._known = True
+        self._existed = True
         return fd
 
-    def _make_file(self, name: str) -> int:
-        """Make the file, in a directory that may have been removed and made anew as well."""
+    def _create_file(self, name: str) -> int:
+        """Create the file; its directory may have been removed and made again as well."""
         flags = _FLAGS | os.O_CREAT
         try:
             fd = os.open(name, flags, _MODE, dir_fd=self._directory)
         except FileNotFoundError:
             self._open_directory()
             fd = os.open(name, flags, _MODE, dir_fd=self._directory)
-        if self._known:
-            log.warning(f"PRNG exchange file {self._path} was removed; made anew")
+        if self._existed:
+            log.warning(f"PRNG exchange file {self._path} was removed; created a new one")
         return fd
 
     def _open_directory(self) -> None:
-        """Open the directory of the file in place of the one that is open."""
+        """Open the directory of the file, and close the one that was open."""
         directory = os.open(os.path.dirname(self._path) or ".", os.O_PATH | os.O_DIRECTORY)
-        self.close()
+        if self._directory >= 0:
+            os.close(self._directory)
         self._directory = directory
+
+    def _report(self, reason: str, now: float) -> None:
+        """Log a failure, but not each time."""
+        self._limit.warning(reason, f"PRNG exchange file {self._path}: {reason}", now)
 
 
 def _lock(fd: int) -> bool:
-    """Lock the file unless somebody else has."""
+    """Lock the file; return False if another program has it locked."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -176,7 +174,7 @@ def _lock(fd: int) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return the words for what went wrong."""
+    """Return the text for an error."""
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return "it is a symbolic link"
     return getattr(error, "strerror", None) or str(error)

@@ -1,12 +1,12 @@
-"""Continuous health tests on what an external entropy source delivers (SP 800-90B section 4.4).
+"""health - continuous health tests of external entropy sources (SP 800-90B section 4.4).
 
-Run by the parent on each reading of a device or an EGD server, taken as bytes of at least one bit
-of entropy each (H = 1). The cutoffs are those for a false alarm in 2**30 samples. Two tests are the
-standard's: repetition count (a source that is stuck) and adaptive proportion (one that has lost
-most of its entropy). The third is the vendor's own that section 4.5 allows for: a reading that is
-the same as the one before it.
+reseed.py runs them on each reading of a device or an EGD server. A sample is a byte, with at least
+one bit of entropy (H = 1). The cutoffs are those for one false alarm in 2**30 samples. Two tests
+are the standard's: repetition count (a source that is stuck) and adaptive proportion (a source that
+lost most of its entropy). The third is one of our own, as section 4.5 allows: a reading that equals
+the one before it.
 
-Pure arithmetic: no I/O, no log. A source that fails is not fatal; its reading is thrown away.
+Pure arithmetic: no I/O, no log. The caller discards a reading that fails.
 """
 
 from math import comb
@@ -29,7 +29,7 @@ PROPORTION_CUTOFF = 1 + critbinom(WINDOW, ALPHA_BITS)  # section 4.4.2, for H = 
 
 
 class Health:
-    """The tests of one source; they run on from one reading to the next, failed or not."""
+    """The tests of one source; their state goes on from each reading to the next, failed or not."""
 
     def __init__(self) -> None:
         """Start with nothing seen."""
@@ -41,12 +41,12 @@ class Health:
         self._reading = b""
 
     def check(self, reading: bytes) -> str:
-        """Test one reading; return what is wrong with it, or ""."""
+        """Test one reading; return the fault found, or ""."""
         faults = self._repeated(reading), self._stuck(reading), self._unbalanced(reading)
         return next(filter(None, faults), "")
 
     def _repeated(self, reading: bytes) -> str:
-        """Compare with the reading before; shorter ones may be the same by chance."""
+        """Compare with the reading before; short ones may be equal by chance."""
         same = len(reading) >= ALPHA_BITS and reading == self._reading
         self._reading = reading
         return "delivers the same bytes again" if same else ""

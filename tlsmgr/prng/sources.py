@@ -1,20 +1,20 @@
-"""External entropy sources: `dev:PATH`, `egd:PATH`, or the name of a file (tls_random_source).
+"""sources - external entropy sources: `dev:PATH`, `egd:PATH`, or a file name (tls_random_source).
 
-Used by the parent alone. A source is opened once, before the jail and with whatever privileges the
-process has then, and read later. A reading is a generator: it never blocks, yields while it has to
-wait, is given the time with send(), and returns the bytes; each of its operations gives up after
-10 s. So a slow EGD server costs the parent's other work nothing.
+A source is opened before the jail, with the privileges that the process has then, and read later,
+also by a process that was forked in between. A reading is a generator: it yields while it has to
+wait, gets the time by send(), and returns the bytes. Only a disk can block it, neither a FIFO nor a
+silent EGD server; each of its operations gives up after 10 s.
 
-After a failure the next reading opens the source again where the jail allows; a device or a file
-that cannot be opened again is read through the descriptor that is there. Names below the directory
-the process is in are kept relative to it: in the jail that directory is the root.
+After a failure the next reading opens the source again. If that fails, as it may in the jail, it
+reads a device or a file through the descriptor that is open. Names below the current directory are
+kept relative to it, because in the jail that directory is the root.
 
-The EGD protocol: we send the bytes 1 and n, the server answers with the number of bytes it is
-willing to give and with that many bytes (Postfix tls_prng_egd.c). As in Postfix, a device and an
-EGD server are asked for at most 255 bytes and a file for any number; unlike Postfix a file is read
-at every reseed, not only at the first.
+The EGD protocol: we send the bytes 1 and n; the server answers with the number of bytes that it
+gives, and with these bytes (Postfix tls_prng_egd.c). As in Postfix, a device and an EGD server are
+asked for at most 255 bytes, a file for any number; unlike in Postfix, a file is read at every
+reseed, not only at the first.
 
-Nothing here is fatal and nothing is logged: what fails is a SourceError with the reason.
+Nothing is fatal or logged here: a failure is a SourceError with the reason.
 """
 
 import os
@@ -36,22 +36,19 @@ class SourceError(Exception):
 
 
 class Source(Protocol):
-    """What all kinds of source have in common."""
+    """The interface of all kinds of source."""
 
     tested: bool
-    """Its bytes are samples of noise, to be tested before they are believed."""
+    """Whether its bytes are samples of noise, which must pass the health tests."""
 
     def open(self) -> None:
-        """Open it, or raise SourceError. Never blocks."""
+        """Open it, or raise SourceError. Does not wait."""
 
     def read(self, n: int) -> Reading:
         """Start a reading of up to `n` bytes; its result has at least one. Raises SourceError."""
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that are open."""
-
-    def close(self) -> None:
-        """Close what is open: a worker after the fork, and the parent at its end."""
 
 
 def source_of(value: str) -> Source | None:
@@ -63,37 +60,32 @@ def source_of(value: str) -> Source | None:
 
 
 class _Named:
-    """What a device and a file have in common: a descriptor, opened by name."""
+    """A device or a file: a descriptor, opened by name."""
 
     kind = ""
 
     def __init__(self, path: str) -> None:
-        """Name the source; nothing is opened yet."""
+        """Take the name of the source; nothing is opened yet."""
         self._path = path
         self._name = _lasting_name(path)
         self._fd = -1
 
     def open(self) -> None:
-        """Open it in place of what is open, or raise SourceError. Never blocks."""
+        """Open it and close what was open, or raise SourceError. Does not wait."""
         try:
             fd = os.open(self._name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except (OSError, ValueError) as error:
             raise SourceError(f"cannot open {self.kind} {self._path}: {_reason(error)}") from None
-        self.close()
+        if self._fd >= 0:
+            os.close(self._fd)
         self._fd = fd
 
     def descriptors(self) -> set[int]:
         """Return the descriptor, if it is open."""
         return {self._fd} if self._fd >= 0 else set()
 
-    def close(self) -> None:
-        """Close it if it is open."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
-
     def _open_if_possible(self) -> None:
-        """Open it again; where the jail does not allow that, keep the descriptor that is there."""
+        """Open it again; if that fails, as it may in the jail, keep the descriptor that is open."""
         try:
             self.open()
         except SourceError:
@@ -101,13 +93,13 @@ class _Named:
                 raise
 
     def _read_once(self, n: int) -> Reading:
-        """Read once, as many bytes as come, or none at the end of the file."""
+        """Read once: as many bytes as are there, none at the end of the file."""
         what = f"cannot read from {self.kind} {self._path}"
         return (yield from _attempt(lambda: os.read(self._fd, n), what))
 
 
 class Device(_Named):
-    """`dev:PATH`: one read a reading, however few bytes come."""
+    """`dev:PATH`: a reading is one read(2), and may be short."""
 
     kind = "entropy device"
     tested = True
@@ -131,7 +123,7 @@ class Device(_Named):
 
 
 class File(_Named):
-    """A regular file: its first bytes at every reading, renewed or not; they are not tested."""
+    """A regular file: a reading is its first bytes, untested, whether they changed or not."""
 
     kind = "entropy file"
     tested = False
@@ -145,8 +137,6 @@ class File(_Named):
         while n > 0 and (piece := (yield from self._read_once(min(n, PIECE)))):
             pieces.append(piece)
             n -= len(piece)
-            if len(piece) == PIECE:
-                yield
         if not pieces:
             raise SourceError(f"cannot read from {self.kind} {self._path}: it is empty")
         return b"".join(pieces)
@@ -158,32 +148,22 @@ class Egd:
     tested = True
 
     def __init__(self, path: str) -> None:
-        """Name the server's socket; nothing is connected yet."""
+        """Take the name of the server's socket; nothing is connected yet."""
         self._path = path
         self._name = _lasting_name(path)
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
-        """Connect to the server, or raise SourceError. Never blocks."""
-        self.close()
+        """Connect to the server, or raise SourceError. Does not wait."""
+        self._close()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         try:
             self._socket.connect(self._name)
         except (OSError, ValueError) as error:
-            self.close()
+            self._close()
             what = f"cannot connect to EGD server {self._path}"
             raise SourceError(f"{what}: {_reason(error)}") from None
-
-    def descriptors(self) -> set[int]:
-        """Return the descriptor of the connection, if there is one."""
-        return {self._socket.fileno()} if self._socket else set()
-
-    def close(self) -> None:
-        """Close the connection if there is one."""
-        if self._socket:
-            self._socket.close()
-        self._socket = None
 
     def read(self, n: int) -> Reading:
         """Ask for `n` bytes, at most 255, and return the bytes that the server gives, 1 to 255."""
@@ -193,11 +173,23 @@ class Egd:
         try:
             return (yield from self._converse(self._socket, bytes([1, min(n, LONGEST_READING)])))
         except SourceError:
-            self.close()  # out of step: what comes next is no answer to the next question
+            self._close()  # out of step: the next bytes may answer the question before
             raise
+
+    def descriptors(self) -> set[int]:
+        """Return the descriptor of the connection, if there is one."""
+        return {self._socket.fileno()} if self._socket else set()
+
+    def _close(self) -> None:
+        """Close the connection if there is one."""
+        if self._socket:
+            self._socket.close()
+        self._socket = None
 
     def _converse(self, server: socket.socket, question: bytes) -> Reading:
         """Send the question, and receive the count and then the bytes."""
+        with suppress(OSError):  # an answer to a process that asked, and died
+            server.recv(1 + LONGEST_READING)
         yield from _attempt(
             lambda: server.send(question), f"cannot write to EGD server {self._path}"
         )
@@ -207,7 +199,7 @@ class Egd:
         return (yield from self._receive(server, count))
 
     def _receive(self, server: socket.socket, n: int) -> Reading:
-        """Receive `n` bytes, in however many pieces."""
+        """Receive `n` bytes, in any number of pieces."""
         what = f"cannot read {n} bytes from EGD server {self._path}"
         received = b""
 
@@ -227,7 +219,7 @@ _KINDS: dict[str, Callable[[str], Source]] = {"dev:": Device, "egd:": Egd}
 
 
 def _attempt(operation: Callable[[], Result], what: str) -> Generator[None, float, Result]:
-    """Call `operation` at each step until it does not have to wait, for at most ten seconds."""
+    """Call `operation` at each step until it need not wait; give up after ten seconds."""
     deadline: float | None = None
     while True:
         try:
@@ -242,11 +234,11 @@ def _attempt(operation: Callable[[], Result], what: str) -> Generator[None, floa
 
 
 def _lasting_name(path: str) -> str:
-    """Return a name that means the same file before the jail and, where possible, in it."""
+    """Return a name that means the same file before the jail and, if possible, in it."""
     here = os.path.join(os.getcwd(), "")
     return path[len(here) :] if path.startswith(here) else path
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return the words for an error; a ValueError is a name with a zero byte."""
+    """Return the text for an error; a ValueError is a name with a zero byte."""
     return getattr(error, "strerror", None) or str(error)

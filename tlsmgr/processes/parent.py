@@ -36,6 +36,7 @@ from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties, Located
 from tlsmgr.processes.jobs import Jobs
 from tlsmgr.processes.setup import Slots
+from tlsmgr.shm import Recovery
 
 WARNING_INTERVAL = 60.0  # seconds between two warnings about the same condition
 LOOK_INTERVAL = 0.5  # seconds between two looks at heartbeats
@@ -43,6 +44,7 @@ LOCATE_TIME, MAKE_TIME = 1.0, 1.0  # seconds that a start waits for the janitor
 STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, and when killed
 YOUNG = 1.0  # seconds; a child that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
+LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead child may have
 FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
 MAX_FAILED_STARTS = 5  # deaths in a row before any worker served
 DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets damaged pages
@@ -64,6 +66,7 @@ class Parent:
         on_ready: Callable[[], None],
     ) -> None:
         self._inherited = inherited
+        self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
         self._scoreboard = inherited.scoreboard
         self._workers = workers
         self._slots = Slots(workers)
@@ -143,13 +146,15 @@ class Parent:
     def _iterate(self) -> None:
         now = time.monotonic()
         signal.alarm(math.ceil(self._daemon_timeout))  # the watchdog of the parent itself
-        self._recover_locks()
         self._children.judge(now)
+        locks = self._settle_locks(now)
         self._judge_files(now)
         self._end_hung(now)
-        self._spawn_missing(now)
+        if locks is not Recovery.LOST:
+            self._spawn_missing(now)
         self._retire_surplus()
-        delay = min(self.jobs.run(), LOOK_INTERVAL, *self._pauses(now))
+        look = LOOK_INTERVAL if locks is Recovery.CLEAN else LOCK_POLL
+        delay = min(self.jobs.run(), look, *self._pauses(now))
         for descriptor, _ in self._poll.poll(max(0.0, delay) * 1000):
             self._watched[descriptor]()
         self._reap()
@@ -173,10 +178,25 @@ class Parent:
             self._on_ready()
             self._on_ready = None
 
-    def _recover_locks(self) -> None:
-        """A death may have left it open whether a lock was held; look again."""
-        self._inherited.pool.recover(0)
-        self._inherited.ticket_keys.recover(0)
+    def _settle_locks(self, now: float) -> Recovery:
+        """Look at the locks that a dead child may have; while one is lost, end all children.
+
+        It is made free when none of them runs. One that was killed and still has not ended is
+        stuck in the kernel, and does not run again.
+        """
+        found = {lock.settle(now) for lock in self._locks}
+        if Recovery.LOST not in found:
+            return Recovery.IN_DOUBT if Recovery.IN_DOUBT in found else Recovery.CLEAN
+        living = [child for child in self._children if not child.killed]
+        if living:
+            log.warning("a lock was lost when a worker died: ending all workers")
+            for child in living:
+                child.retired = True
+                self._children.kill(child, signal.SIGKILL)
+        elif all(child.stalled for child in self._children):
+            for lock in self._locks:
+                lock.reset()
+        return Recovery.LOST
 
     # Files.
 
@@ -284,8 +304,8 @@ class Parent:
         """Free what a dead child held; log an end that nobody asked for."""
         inherited = self._inherited
         self._scoreboard.clear(child.slot)
-        freed = inherited.pool.recover(child.slot)
-        if freed | inherited.ticket_keys.recover(child.slot):
+        now = time.monotonic()
+        if Recovery.FREED in [lock.recover(child.slot, now) for lock in self._locks]:
             log.info(f"freed a lock that {child.name} pid {child.pid} held when it died")
         inherited.stats.collect(child.slot)
         if self._stopping or child.retired or (child.slot == self._slots.janitor and code == 0):

@@ -7,13 +7,14 @@ import pytest
 from support import egd_server
 from support.egd_server import EgdServer, Manner
 from support.own_descriptors import own_descriptors
+from support.prng_children import wait_for
 from support.recording_pool import RecordingPool, warnings
 from support.recording_pool import pool as pool
 from support.source_fixtures import PERIOD, assert_silent, finish, opened, time_out
 from support.source_fixtures import socket_path as socket_path
 
-from tlsmgr.prng.reseed import POLL
-from tlsmgr.prng.sources import TIME_LIMIT
+from tlsmgr.prng.reseed import POLL, Reseeder
+from tlsmgr.prng.sources import TIME_LIMIT, Egd
 from tlsmgr.prng.timers import RETRY
 
 
@@ -32,7 +33,6 @@ def test_egd(
         assert [len(data) for data in pool.stirred] == [question[1]] * 3
         assert server.questions == [question] * 3
         assert server.clients == 1  # the connection is kept
-        reseeder.close()
     assert_silent(capfd)
 
 
@@ -66,7 +66,9 @@ def test_egd_fault_is_a_warning_and_heals(
         assert pool.stirred == []
         assert warnings(capfd) == [f"tls_random_source = egd:egd: {text}"]
         if name == "stuck":
-            reseeder.close()  # the connection was fine: make it the next client's turn
+            connection_of(reseeder).shutdown(socket.SHUT_RDWR)  # it was fine, and would be kept
+            finish(reseeder)
+            capfd.readouterr()
         finish(reseeder)
         assert [len(data) for data in pool.stirred] == [32]
         assert "egd:egd: works again" in capfd.readouterr().err
@@ -168,15 +170,49 @@ def test_egd_path_too_long(
     assert warnings(capfd)[0].endswith("path too long")
 
 
-def test_a_worker_closes_it(pool: RecordingPool, socket_path: Path) -> None:
-    before = own_descriptors()
-    with EgdServer(socket_path) as server:
-        inside = own_descriptors()
-        for value in ("dev:/dev/urandom", "egd:egd", "/etc/passwd"):
-            reseeder = opened(value, pool)
-            reseeder.run(0.0)
-            reseeder.close()
-            reseeder.close()
-        del server
-        assert len(own_descriptors() - inside) <= 1  # the server's connection
-    assert own_descriptors() == before
+def test_no_descriptor_is_left_behind(pool: RecordingPool, socket_path: Path) -> None:
+    """Neither by readings nor by opening again after failures."""
+    with EgdServer(socket_path, egd_server.dying) as server:
+        reseeders = [
+            opened(value, pool) for value in ("dev:/dev/urandom", "egd:egd", "/etc/passwd")
+        ]
+        reseeders.append(opened("dev:/dev/null", pool))  # a failure each time
+        before = own_descriptors()
+        for _ in range(5):
+            for reseeder in reseeders:
+                finish(reseeder)
+        assert server.clients > 4
+        assert len(own_descriptors()) <= len(before) + 1  # the server's connection
+
+
+def test_an_answer_to_a_process_that_died_is_none_to_us(
+    pool: RecordingPool, socket_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A process asked, read half of the answer and died; another one has the connection as well."""
+    with EgdServer(socket_path, egd_server.slow) as server:
+        reseeder = opened("egd:egd", pool)
+
+        assert reseeder.run(0.0) == POLL
+        assert server.pauses.wait(30)  # it has sent the count and 15 bytes
+        assert reseeder.run(0.0) == POLL
+        reseeder._reading = None  # as it is in a process that was forked before the question
+        server.go_on.set()
+        wait_for(lambda: len(waiting_input(reseeder)) == 17, "the rest of the answer")
+        finish(reseeder)
+    assert [len(data) for data in pool.stirred] == [32]
+    assert warnings(capfd) == []
+
+
+def connection_of(reseeder: Reseeder) -> socket.socket:
+    """The connection to the server."""
+    assert isinstance(reseeder._source, Egd)
+    assert reseeder._source._socket
+    return reseeder._source._socket
+
+
+def waiting_input(reseeder: Reseeder) -> bytes:
+    """Return what can be read from the server, and leave it there."""
+    try:
+        return connection_of(reseeder).recv(300, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""

@@ -11,6 +11,7 @@ from support.exchange_fixtures import path as path
 from support.own_descriptors import own_descriptors
 from support.prng_children import no_child_is_left as no_child_is_left
 from support.prng_children import run
+from support.prng_fixtures import constant_pool
 from support.recording_pool import RecordingPool
 from support.recording_pool import pool as pool
 
@@ -84,7 +85,6 @@ def test_no_name_no_file(
     exchange.open(0.0)
     assert 1 <= exchange.update(0.0) <= PERIOD
     exchange.save()
-    exchange.close()
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == ""
 
@@ -112,14 +112,43 @@ def test_mode_is_put_right(exchange: ExchangeFile, path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_worker_closes_it(path: Path, pool: RecordingPool) -> None:
-    before = own_descriptors()
+def test_no_descriptor_is_left_behind(tmp_path: Path, pool: RecordingPool) -> None:
+    """Neither by updates, nor by failures, nor by a directory that is replaced."""
+    path = tmp_path / "data" / "prng_exch"
+    path.parent.mkdir()
     exchange = ExchangeFile(str(path), PERIOD, pool)
     exchange.open(0.0)
-    exchange.update(0.0)
-    exchange.close()
-    exchange.close()
-    assert own_descriptors() == before
+    before = own_descriptors()
+    for _ in range(3):
+        exchange.update(0.0)
+        path.unlink()
+        os.mkfifo(path)
+        exchange.update(0.0)
+        path.unlink()
+        path.parent.rmdir()
+        exchange.update(0.0)
+        path.parent.mkdir()
+        exchange.update(0.0)
+        exchange.save()
+    assert len(own_descriptors()) == len(before)
+
+
+def test_what_is_written_depends_on_what_was_read(path: Path) -> None:
+    """The old content is stirred in before the new one is taken from the pool, not after."""
+
+    def written(old: bytes) -> bytes:
+        path.write_bytes(old)
+        ExchangeFile(str(path), PERIOD, constant_pool()).update(0.0)
+        return path.read_bytes()
+
+    assert written(b"one") == written(b"one")
+    assert written(b"one") != written(b"two")
+
+
+def test_a_process_that_is_forked_later_goes_on(exchange: ExchangeFile, path: Path) -> None:
+    assert_fine(exchange, path)
+    run(lambda: assert_fine(exchange, path))
+    assert_fine(exchange, path)
 
 
 # The jail

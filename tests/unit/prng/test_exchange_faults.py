@@ -3,6 +3,7 @@
 import fcntl
 import os
 import resource
+import signal
 import stat
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def test_removed(exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixtur
     path.unlink()
     assert_fine(exchange, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert warnings(capfd) == [f"PRNG exchange file {path} was removed; made anew"]
+    assert warnings(capfd) == [f"PRNG exchange file {path} was removed; created a new one"]
 
 
 def test_removed_between_opening_and_locking(
@@ -68,15 +69,38 @@ def test_directory_is_refused(
     assert_refused(exchange, path, capfd, "Is a directory")
     path.rmdir()
     assert_healed(exchange, path, capfd)
+    path.unlink()
+    path.mkdir()
+    exchange.update(3.0)
+    assert warnings(capfd) == [f"PRNG exchange file {path}: Is a directory"], "it is a new failure"
 
 
 def test_fifo_is_refused(
     exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(path)
+    run(lambda: exchange.update(0.0))  # it has no writer, and does not block
+    assert warnings(capfd) == [f"PRNG exchange file {path}: it is not a regular file"]
     assert_refused(exchange, path, capfd, "it is not a regular file")
     path.unlink()
     assert_healed(exchange, path, capfd)
+
+
+def test_a_lease_of_another_program_does_not_block(
+    exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Opening a file under a lease waits for 45 s where it may wait (fcntl(2), F_SETLEASE)."""
+    path.touch()
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with open(path, "rb+", buffering=0) as other:
+        try:
+            fcntl.fcntl(other, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            pytest.skip(f"no leases on this file system: {error.strerror}")
+        run(lambda: exchange.update(0.0))
+    signal.signal(signal.SIGIO, before)
+    assert warnings(capfd)[0].endswith("Resource temporarily unavailable")
+    assert_fine(exchange, path)
 
 
 def test_no_directory(
@@ -91,7 +115,6 @@ def test_no_directory(
     assert 1 <= exchange.update(1.0) <= RETRY
     path.parent.mkdir()
     assert_healed(exchange, path, capfd)
-    exchange.close()
 
 
 def test_directory_is_replaced(
@@ -106,7 +129,6 @@ def test_directory_is_replaced(
     assert 1 <= exchange.update(0.0) <= RETRY
     path.parent.mkdir()
     assert_healed(exchange, path, capfd)
-    exchange.close()
 
 
 def test_unwritable(
@@ -163,7 +185,6 @@ def test_full_disk(
     assert len(pool.extract(32)) == 32
     filler.unlink()
     assert_healed(exchange, path, capfd)
-    exchange.close()
 
 
 def test_no_entropy(

@@ -22,7 +22,7 @@ from support.stock_tlsmgr import StockTlsmgr
 from tlsmgr.prng.exchange import LOCK_PATIENCE, LOCK_POLL, LOCK_REPOLL, SIZE, ExchangeFile
 
 
-class Stranger:
+class OtherProgram:
     """Another program that has the file locked."""
 
     def __init__(self, path: Path) -> None:
@@ -47,11 +47,11 @@ class Stranger:
 def test_locked_for_a_moment(
     exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stranger = Stranger(path)
+    other = OtherProgram(path)
     for tenth in range(50):
         assert exchange.update(tenth / 10) == LOCK_POLL
     assert path.read_bytes() == b""
-    stranger.leave()
+    other.leave()
     assert_fine(exchange, path, 5.0)
     assert capfd.readouterr().err == ""
 
@@ -59,7 +59,7 @@ def test_locked_for_a_moment(
 def test_locked_for_long(
     exchange: ExchangeFile, path: Path, pool: RecordingPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stranger = Stranger(path)
+    other = OtherProgram(path)
     start = time.monotonic()
     assert exchange.update(0.0) == LOCK_POLL
     for second in range(300):
@@ -69,30 +69,30 @@ def test_locked_for_long(
     assert warnings(capfd) == [
         f"PRNG exchange file {path}: locked by another program, update postponed"
     ]
-    stranger.leave()
+    other.leave()
     assert_healed(exchange, path, capfd)
-    stranger = Stranger(path)
-    assert exchange.update(2000.0) == LOCK_POLL  # patient anew
+    other = OtherProgram(path)
+    assert exchange.update(2000.0) == LOCK_POLL  # patient again
     assert warnings(capfd) == []
-    stranger.leave()
+    other.leave()
 
 
 def test_locked_at_the_end(
     exchange: ExchangeFile, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    stranger = Stranger(path)
+    other = OtherProgram(path)
     start = time.monotonic()
     exchange.save()
     assert time.monotonic() - start < 10
     assert warnings(capfd) == [f"PRNG exchange file {path}: not saved: locked by another program"]
-    stranger.leave()
+    other.leave()
 
 
 def test_saved_when_the_lock_is_let_go(
     exchange: ExchangeFile, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stranger = Stranger(path)
-    at_nap = SimpleNamespace(sleep=lambda _: stranger.leave())
+    other = OtherProgram(path)
+    at_nap = SimpleNamespace(sleep=lambda _: other.leave())
     monkeypatch.setattr("tlsmgr.prng.exchange.time", at_nap)
     exchange.save()
     assert path.stat().st_size == SIZE

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from support.lock_steps import BY_NAME
+from support.memory_kinds import kind as kind
 from support.prng_children import fork, kill, stop, wait_until_stopped
 from support.prng_children import no_child_is_left as no_child_is_left
 from support.prng_fixtures import Kernel, constant_pool
@@ -12,7 +13,10 @@ from support.prng_fixtures import kernel as kernel
 from support.prng_fixtures import pool as pool
 from support.prng_fixtures import real_pool as real_pool
 
-from tlsmgr.prng.pool import EntropyError, Pool
+from tlsmgr.prng.pool import IMPATIENCE, PATIENCE, EntropyError, Pool
+from tlsmgr.shm import Recovery
+
+pytestmark = pytest.mark.usefixtures("kind")
 
 
 def hold_the_lock(pool: Pool, slot: int) -> int:
@@ -20,7 +24,7 @@ def hold_the_lock(pool: Pool, slot: int) -> int:
 
     def work() -> None:
         pool.attach(slot)
-        BY_NAME["marked as holding"].arrange(pool._lock, stop)
+        BY_NAME["marked as holding"].arrange(pool.lock, stop)
         pool.extract(32)
 
     pid = fork(work)
@@ -38,9 +42,30 @@ def test_a_stopped_holder_stops_nobody(real_pool: Pool) -> None:
     assert len(real_pool.extract(100_000)) == 100_000
     assert bytes(real_pool._area) == state
     kill(holder)
-    assert real_pool.recover(1)
+    assert real_pool.lock.recover(1, 0.0) is Recovery.FREED
     real_pool.extract(32)
     assert bytes(real_pool._area) != state
+
+
+def test_the_wait_for_the_lock_is_long_only_once(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = hold_the_lock(pool, 1)
+    waits: list[float] = []
+    acquire = pool.lock.acquire
+
+    def noting(slot: int, timeout: float) -> bool:
+        waits.append(timeout)
+        return acquire(slot, timeout)
+
+    monkeypatch.setattr(pool.lock, "acquire", noting)
+    for _ in range(3):
+        pool.extract(32)
+    kill(holder)
+    assert pool.lock.recover(1, 0.0) is Recovery.FREED
+    pool.extract(32)
+    pool.extract(32)
+    assert waits == [PATIENCE, IMPATIENCE, IMPATIENCE, IMPATIENCE, PATIENCE]
 
 
 def test_output_without_the_lock_takes_the_same_inputs(pool: Pool, kernel: Kernel) -> None:
@@ -61,7 +86,7 @@ def test_what_is_stirred_without_the_lock_goes_in_later(pool: Pool, kernel: Kern
     pool.stir(b"data")
     assert len(pool._pending) == 32
     kill(holder)
-    assert pool.recover(1)
+    assert pool.lock.recover(1, 0.0) is Recovery.FREED
     control._counter = pool._counter
     assert pool.extract(32) != control.extract(32)
     assert pool._pending == b""

@@ -3,23 +3,27 @@
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.lock_steps import STEPS, Act, Step
+from support.lock_steps import STEPS, Act, Step, value
+from support.memory_kinds import kind as kind
 from support.prng_children import die, fork, reap, wait_for
 from support.prng_children import no_child_is_left as no_child_is_left
 
 from tlsmgr.prng import drbg
 from tlsmgr.prng import pool as pool_module
 from tlsmgr.prng.pool import _STATE, _STATE_AT, SOUND, UNSOUND, Pool
-from tlsmgr.shm import SharedMemory
+from tlsmgr.shm import LOST_AFTER, Recovery, SharedMemory
 
 SEED = 32  # bytes
 WORKERS = 8
+
+pytestmark = pytest.mark.usefixtures("kind")
 
 
 # Killed at each step
@@ -72,7 +76,7 @@ def while_overwriting(_: Pool, act: Act) -> None:
 
 
 def of_lock(step: Step) -> Callable[[Pool, Act], None]:
-    return lambda pool, act: step.arrange(pool._lock, act)
+    return lambda pool, act: step.arrange(pool.lock, act)
 
 
 SECTION: dict[str, tuple[Callable[[Pool, Act], None], int]] = {
@@ -105,8 +109,11 @@ def test_killed_at_each_step_of_the_section(name: str) -> None:
 
     assert reap(fork(work)) == -signal.SIGKILL
     assert pool._area[0] == mark
-    pool.recover(1)
-    assert pool._lock._take.__self__.value == 1
+    if pool.lock.recover(1, 0.0) is Recovery.IN_DOUBT:
+        assert pool.lock.settle(LOST_AFTER) is Recovery.LOST
+        assert len(pool.extract(SEED)) == SEED, "it needs no lock"
+        pool.lock.reset()
+    assert value(pool.lock) == 1
     asked.clear()
     seeds = {pool.extract(SEED) for _ in range(10)}
     assert len(seeds) == 10
@@ -130,6 +137,7 @@ class Crowd:
         self._quota = total // WORKERS
         self._paths = {slot: directory / f"seeds{slot}" for slot in range(1, WORKERS + 1)}
         self._pids = {slot: self._start(slot) for slot in self._paths}
+        self.lost = 0
 
     def _start(self, slot: int) -> int:
         return fork(partial(self._draw, slot))
@@ -145,9 +153,15 @@ class Crowd:
                 file.write(b"".join([self._pool.extract(SEED) for _ in range(count)]))
                 left -= count
 
-    def drawn(self) -> int:
-        """The number of seeds that are in the files."""
-        return sum(path.stat().st_size for path in self._paths.values() if path.exists()) // SEED
+    def has_drawn(self, aim: float) -> bool:
+        """Return whether `aim` seeds are in the files; do the parent's work meanwhile."""
+        self.settle()
+        sizes = (path.stat().st_size for path in self._paths.values() if path.exists())
+        return sum(sizes) // SEED >= aim
+
+    def _is_settled(self) -> bool:
+        self.settle()
+        return self._pool.lock.settle(time.monotonic()) is Recovery.CLEAN
 
     def _has_all(self, slot: int) -> bool:
         path = self._paths[slot]
@@ -159,12 +173,23 @@ class Crowd:
         slot = dice.choice(at_work or list(self._pids))
         os.kill(self._pids[slot], signal.SIGKILL)
         killed = reap(self._pids[slot]) == -signal.SIGKILL
-        self._pool.recover(slot)
+        self._pool.lock.recover(slot, time.monotonic())
         self._pids[slot] = self._start(slot)
         return killed
 
+    def settle(self) -> None:
+        """Do what the parent does at each turn of its loop."""
+        if self._pool.lock.settle(time.monotonic()) is Recovery.LOST:
+            self.lost += 1
+            for pid in self._pids.values():
+                os.kill(pid, signal.SIGKILL)
+                reap(pid)
+            self._pool.lock.reset()
+            self._pids = {slot: self._start(slot) for slot in self._pids}
+
     def end(self) -> list[int]:
         """Wait for the end of all; return the first 8 bytes of each seed as a number."""
+        wait_for(self._is_settled, "no doubt about the lock")
         assert [reap(pid, 600) for pid in self._pids.values()] == [0] * WORKERS
         drawn = b"".join(path.read_bytes() for path in self._paths.values())
         return memoryview(drawn).cast("Q")[:: SEED // 8].tolist()
@@ -181,12 +206,12 @@ def draw_with_kills(pool: Pool, directory: Path, total: int, kills: int) -> int:
     killed = 0
     for number in range(kills):
         aim = total * (number + dice.random()) / kills
-        wait_for(lambda aim=aim: crowd.drawn() >= aim, f"{aim:.0f} seeds", 600)  # type: ignore[misc]
+        wait_for(lambda aim=aim: crowd.has_drawn(aim), f"{aim:.0f} seeds", 600)  # type: ignore[misc]
         killed += crowd.kill_one(dice)
     seeds = crowd.end()
     assert len(seeds) == total
     assert len(set(seeds)) == total
-    assert pool._lock._take.__self__.value == 1
+    assert value(pool.lock) == 1
     return killed
 
 

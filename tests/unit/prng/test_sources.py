@@ -5,14 +5,15 @@ import random
 from pathlib import Path
 
 import pytest
+from support.prng_children import no_child_is_left as no_child_is_left
+from support.prng_children import run
 from support.recording_pool import RecordingPool, warnings
 from support.recording_pool import pool as pool
 from support.source_fixtures import PERIOD, assert_silent, finish, opened, time_out
 
 from tlsmgr.prng.reseed import POLL
 from tlsmgr.prng.sources import TIME_LIMIT, Device, Egd, File, source_of
-from tlsmgr.prng.timers import RETRY
-from tlsmgr.prng.trouble import REPEAT
+from tlsmgr.prng.timers import RETRY, WARNING_INTERVAL
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,6 @@ def test_no_source(pool: RecordingPool, capfd: pytest.CaptureFixture[str]) -> No
     assert warnings(capfd) == ["no entropy source specified with parameter tls_random_source"]
     assert 1 <= reseeder.run(0.0) <= PERIOD
     assert pool.stirred == []
-    reseeder.close()
     assert_silent(capfd)
 
 
@@ -50,7 +50,6 @@ def test_device(
         assert 1 <= reseeder.run(0.0) <= PERIOD  # a device like this one never makes us wait
     assert [len(data) for data in pool.stirred] == [length] * 3
     assert length == 1 or len(set(pool.stirred)) == 3
-    reseeder.close()
     assert_silent(capfd)
 
 
@@ -74,19 +73,21 @@ def test_missing_device_is_one_warning_and_heals(
     assert 1 <= reseeder.run(1.0) <= PERIOD
     assert len(pool.stirred) == 1
     assert f"dev:{device}: works again" in capfd.readouterr().err
+    reseeder.run(2.0)
+    assert_silent(capfd)
 
 
-def test_a_lasting_trouble_is_told_every_ten_minutes(
+def test_a_lasting_failure_is_logged_every_ten_minutes(
     pool: RecordingPool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reseeder = opened("dev:/nonexistent", pool)
-    for now in range(0, int(2 * REPEAT) + 1, 20):
+    for now in range(0, int(2 * WARNING_INTERVAL) + 1, 20):
         reseeder.run(now)
     assert len(warnings(capfd)) == 3
     assert pool.stirred == []
 
 
-def test_another_reason_is_told_at_once(
+def test_another_reason_is_logged_at_once(
     pool: RecordingPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     device = tmp_path / "device"
@@ -96,6 +97,32 @@ def test_another_reason_is_told_at_once(
     first, second = warnings(capfd)
     assert first.endswith("No such file or directory")
     assert second.endswith("Is a directory")
+
+
+def test_device_that_vanished_is_opened_again(
+    pool: RecordingPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    device = tmp_path / "hwrng"
+    device.write_bytes(b"abc")
+    reseeder = opened(f"dev:{device}", pool)
+    reseeder.run(0.0)
+    device.unlink()
+    reseeder.run(1.0)  # there is nothing more behind the old name
+    assert warnings(capfd)[0].endswith(f"cannot read from entropy device {device}: end of file")
+    device.write_bytes(b"def")
+    reseeder.run(2.0)
+    assert pool.stirred == [b"abc", b"def"]
+    assert f"dev:{device}: works again" in capfd.readouterr().err
+
+
+def test_device_that_works_stays_open(pool: RecordingPool, tmp_path: Path) -> None:
+    device = tmp_path / "hwrng"
+    device.write_bytes(b"abcdef")
+    reseeder = opened(f"dev:{device}", pool, 3)
+    device.unlink()
+    reseeder.run(0.0)
+    reseeder.run(1.0)
+    assert pool.stirred == [b"abc", b"def"]
 
 
 def test_device_at_its_end(
@@ -117,6 +144,22 @@ def test_device_that_makes_us_wait(pool: RecordingPool, tmp_path: Path) -> None:
         writer.write(b"x" * 8)
         assert reseeder.run(5.0 + TIME_LIMIT - 0.1) > POLL
     assert pool.stirred == [b"x" * 8]
+
+
+@pytest.mark.parametrize(("kind", "text"), [("dev:", "end of file"), ("", "it is empty")])
+def test_a_fifo_without_a_writer_does_not_block(
+    pool: RecordingPool, tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str, text: str
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def work() -> None:
+        reseeder = opened(f"{kind}{fifo}", pool)
+        assert 1 <= reseeder.run(0.0) <= RETRY
+        assert 1 <= reseeder.run(1.0) <= RETRY
+
+    run(work)
+    assert warnings(capfd)[0].endswith(f"{fifo}: {text}")
 
 
 def test_device_that_makes_us_wait_for_too_long(
@@ -161,7 +204,6 @@ def test_file(
     reseeder = opened(str(file), pool)
     assert 1 <= finish(reseeder) <= PERIOD
     assert pool.stirred == [file.read_bytes()[:32]]
-    reseeder.close()
     assert_silent(capfd)
 
 
@@ -186,6 +228,18 @@ def test_file_is_read_at_each_reseed(
         renewed.rename(file)
         finish(reseeder)
     assert pool.stirred == contents
+
+
+def test_file_is_not_tested(
+    pool: RecordingPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "entropy"
+    file.write_bytes(bytes(1000))
+    reseeder = opened(str(file), pool, 1000)
+    for _ in range(3):
+        finish(reseeder)
+    assert pool.stirred == [bytes(1000)] * 3
+    assert_silent(capfd)
 
 
 def test_file_that_was_removed_is_read_on(pool: RecordingPool, tmp_path: Path) -> None:
