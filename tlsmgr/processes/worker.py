@@ -90,6 +90,9 @@ def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
         return BOOT_ERROR
     try:
         worker.run()
+    except MemoryError:
+        log.error("out of memory: a worker ends, another one takes its place")
+        return DEFECT
     except Exception as bug:
         log.traceback(bug)
         return DEFECT
@@ -123,11 +126,11 @@ class Worker:
         self._drained_by = 0.0  # time.monotonic(); 0: it accepts connections
         self._stopping = False
         self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
+        self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
+        self._catch_signals()
 
     def run(self) -> None:
         """Serve until the parent or a signal ends it."""
-        self._catch_signals()
-        self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
         self._listeners.listen()
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._wake_parent()
