@@ -156,7 +156,7 @@ def test_a_second_daemon_on_the_same_state_does_no_harm(make_daemon: MakeDaemon)
     check(200)
     assert first.workers() == workers
     assert first.lines(start) == []
-    assert "unable to get exclusive lock" in second.log()
+    assert f"another tlsmgr uses {first.directory}" in second.log()
 
 
 def removed(directory: Path) -> bool:

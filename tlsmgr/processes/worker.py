@@ -306,7 +306,8 @@ class Worker:
         """Send status -2; a client that makes too many mistakes is disconnected."""
         self._context.counts[_MALFORMED] += 1
         if refusal.complaint:
-            self._warn("refusal", refusal.complaint)
+            kind = " ".join(refusal.complaint.split(" ", 2)[:2])  # "bogus cache", for example
+            self._warn(kind, refusal.complaint)
         self._connections.send(connection, refusal.reply)
         connection.mistakes += 1
         if connection.mistakes == MOST_MISTAKES:
