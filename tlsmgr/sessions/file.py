@@ -38,7 +38,7 @@ MAP_UNIT = 65536  # bytes: a multiple of every page size
 CLAIM_PATIENCE = 0.1  # seconds: a child forked a moment ago keeps our claim until it closes it
 CLAIM_NAP = 0.005
 WRITER_PATIENCE = 0.5  # seconds that a process waits for another one to finish writing
-WRITER_NAP = 0.00005  # between two tries: about the time that a batch takes
+WRITER_NAP = 0.00001  # between two tries: about the time that a batch takes
 _TAKE, _FREE = LOCK_EX | LOCK_NB, LOCK_UN
 
 # Failures of the system, not of the file: trying again later may work, a new file would not.
