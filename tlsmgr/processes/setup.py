@@ -33,7 +33,7 @@ from tlsmgr.tickets import TicketKeys
 
 LONGEST_HEARTBEAT = 1.0  # seconds between two iterations of an idle worker
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
-PR_SET_NAME, PR_SET_TIMERSLACK = 15, 29  # prctl(2)
+PR_SET_NAME = 15  # prctl(2)
 
 
 class Slots:
@@ -152,17 +152,8 @@ def make_context(inherited: Inherited, slot: int) -> Context:
 
 def name_process(name: str) -> None:
     """Set the name that ps(1) and top(1) show, 15 bytes at most."""
-    _prctl(PR_SET_NAME, name.encode())
-
-
-def nap_precisely() -> None:
-    """Have short sleeps end on time: by default the kernel adds 50 us to each."""
-    _prctl(PR_SET_TIMERSLACK, 1)
-
-
-def _prctl(option: int, value: bytes | int) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def close_all_but(kept: Iterable[int]) -> None:

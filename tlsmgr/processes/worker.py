@@ -98,7 +98,6 @@ def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
 
 def _boot(inherited: Inherited, slot: int, pipes: Pipes) -> Worker:
     setup.name_process("tlsmgr-worker")
-    setup.nap_precisely()
     setup.close_all_but(inherited.descriptors() | inherited.directories() | set(pipes))
     context = setup.make_context(inherited, slot)
     for cache in context.caches:
