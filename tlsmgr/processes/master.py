@@ -157,8 +157,7 @@ def take_descriptors(count: int) -> tuple[socket.socket, ...]:
             listener.set_inheritable(False)
     except OSError as error:
         raise Fatal(
-            "missing listen or status descriptor (not started by master(8)?):"
-            f" {error.strerror}"
+            f"missing listen or status descriptor (not started by master(8)?): {error.strerror}"
         ) from None
     return listeners
 
