@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cache_files import CacheFiles, OtherWriter, end_of_child, in_child
+from support.cache_files import MIB, CacheFiles, OtherWriter, end_of_child, in_child
 
 from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.file import StoreFull, remove
@@ -246,6 +246,23 @@ def test_a_full_file_is_not_damaged(files: CacheFiles, monkeypatch: pytest.Monke
         assert sweep.run(float(NOW + T + 1)) == T
     assert not files.shared.take_damage()
     assert sweep.deleted == 0
+
+
+def test_a_sweep_of_a_small_file(tmp_path: Path) -> None:
+    """Its transactions are small as well: it must not take the last unused page."""
+    (tmp_path / "small").mkdir()
+    files = CacheFiles(tmp_path / "small", timeout=T, size_limit=128 * MIB, map_size=MIB)
+    cache = files.cache()
+    for number in range(1500):
+        cache.apply([Change(b"%d" % number, bytes(800))], NOW)
+    count = cache.size()[0]
+    files.close()
+    sweep, _ = sweep_of(files)
+    while sweep.run(float(NOW + T + 1)) == PAUSE:
+        pass
+    assert sweep.passed == sweep.deleted == count > 500
+    assert entries(files) == 0
+    files.remove()
 
 
 def test_sessions_of_the_far_future_go(files: CacheFiles) -> None:
