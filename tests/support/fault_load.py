@@ -1,12 +1,13 @@
-"""fault_load - clients that use a daemon steadily while a test hurts it, and all that they notice.
+"""fault_load - clients that use a daemon steadily while a test hurts it, and all they notice.
 
-Residents keep one connection; visitors make a new one every few requests. All reconnect as Postfix's
-attr_clnt does: a request whose connection breaks is sent once more on a new one. (attr_clnt sleeps
-a second in between, these clients RETRY_PAUSE, so they hurt the daemon more.)
+Residents keep one connection; visitors make a new one every few requests. All reconnect as
+attr_clnt of Postfix does: a request whose connection breaks is sent once more on a new one.
+(attr_clnt sleeps a second in between, these clients RETRY_PAUSE, so they hurt the daemon more.)
 
 An update counts as acknowledged when its reply was status 0. ``count_lost`` looks up all of them at
-the end. A reply that no rule allows (an older session than the acknowledged one, a wrong shape) is
-kept in ``wrong``, which must be empty after any fault.
+the end. A lookup that gives an older session than the acknowledged one is counted in ``stale``: the
+update was lost, too. A reply that no rule allows is kept in ``wrong``, which must be empty after
+any fault.
 """
 
 from __future__ import annotations
@@ -61,8 +62,11 @@ class LoadClient(threading.Thread):
         self.acknowledged: dict[bytes, bytes] = {}
         self.wrong: list[str] = []
         self.refused: list[str] = []  # replies of status -1 where a working server has none
+        self.stale = 0
+        self._older: set[bytes] = set()  # replies with sessions that were replaced later
         self._ids: list[bytes] = []
         self._path, self._number, self._visit = path, number, visit
+        self.is_resident = not visit
         self._stop_asked = stop
         self._dice = random.Random(number)
         self._connection: Connection | None = None
@@ -99,6 +103,8 @@ class LoadClient(threading.Thread):
         again = self._ids and self._dice.random() < 0.3
         name = self._dice.choice(self._ids) if again else b"%d-%d" % (self._number, len(self._ids))
         session = self._dice.randbytes(SESSION_BYTES)
+        if again:
+            self._older.add(found(self.acknowledged[name]))
         if self._check(UPDATE, update(b"smtp", name, session), lambda _: True, OK):
             self.acknowledged[name] = session
             self._ids += [] if again else [name]
@@ -110,8 +116,13 @@ class LoadClient(threading.Thread):
         if not self._ids:
             return
         name = self._dice.choice(self._ids)
-        expected = found(self.acknowledged[name])
-        self._check(LOOKUP, lookup(b"smtp", name), lambda r: r in (expected, NO_SESSION), b"status")
+        self._check(LOOKUP, lookup(b"smtp", name), lambda r: self.judge(name, r), b"status")
+
+    def judge(self, name: bytes, reply: bytes) -> bool:
+        """Return whether a lookup of this id may have the reply; count older sessions."""
+        is_older = reply in self._older
+        self.stale += is_older
+        return is_older or reply in (found(self.acknowledged[name]), NO_SESSION)
 
     def _check(
         self, kind: str, request: bytes, is_right: Callable[[bytes], bool], start: bytes
@@ -184,33 +195,41 @@ class Load:
             client.join()
 
     def count_lost(self) -> None:
-        """Look up what was acknowledged; note what is not found, and what is not as it was."""
-        acknowledged = {k: v for client in self.clients for k, v in client.acknowledged.items()}
-        names = list(acknowledged)
-        self.lost = 0
+        """Look up all that was acknowledged, and count what is not as it was."""
         with Connection(self._path) as connection:
-            for start in range(0, len(names), WINDOW):
-                window = names[start : start + WINDOW]
-                connection.send(b"".join(lookup(b"smtp", name) for name in window))
-                for name in window:
-                    self._count(connection.read_list(), acknowledged[name])
+            for client in self.clients:
+                names = list(client.acknowledged)
+                for start in range(0, len(names), WINDOW):
+                    window = names[start : start + WINDOW]
+                    connection.send(b"".join(lookup(b"smtp", name) for name in window))
+                    for name in window:
+                        self._count(client, name, connection.read_list())
 
-    def _count(self, reply: bytes, session: bytes) -> None:
-        if reply == NO_SESSION:
-            self.lost += 1
-        elif reply != found(session):
-            self.clients[0].wrong.append(f"at the end: {reply[:60]!r}")
+    def _count(self, client: LoadClient, name: bytes, reply: bytes) -> None:
+        self.lost += reply != found(client.acknowledged[name])
+        if not client.judge(name, reply):
+            client.wrong.append(f"at the end: {reply[:60]!r}")
 
     # Figures.
 
     @property
     def wrong(self) -> list[str]:
-        """Replies that no rule allows."""
+        """Return the replies that no rule allows."""
         return [text for client in self.clients for text in client.wrong]
 
     @property
+    def stale(self) -> int:
+        """Return how many lookups gave an older session than the acknowledged one."""
+        return sum(client.stale for client in self.clients)
+
+    @property
+    def residents_stale(self) -> int:
+        """Return the same for clients that go to another worker only when theirs has ended."""
+        return sum(client.stale for client in self.clients if client.is_resident)
+
+    @property
     def refused(self) -> list[str]:
-        """Replies of status -1 to a seed, a key or an update."""
+        """Return the replies of status -1 to a seed, a key or an update."""
         return [text for client in self.clients for text in client.refused]
 
     def waits(self) -> list[Wait]:
@@ -221,17 +240,17 @@ class Load:
 
     @property
     def broken(self) -> list[Wait]:
-        """The requests that needed a second connection."""
+        """Return the requests that needed a second connection."""
         return [wait for wait in self.waits() if wait.tries > 1]
 
     @property
     def failed(self) -> list[Wait]:
-        """The requests without a reply on either connection."""
+        """Return the requests without a reply on either connection."""
         return [wait for wait in self.waits() if not wait.answered]
 
     @property
     def worst(self) -> float:
-        """The longest wait for a reply on the first connection."""
+        """Return the longest wait for a reply on the first connection."""
         return max((wait.seconds for wait in self.waits() if wait.tries == 1), default=0.0)
 
     def seed_waits(self, is_during: bool) -> list[float]:

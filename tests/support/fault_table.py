@@ -14,7 +14,7 @@ from support.daemon_process import Daemon
 from support.fault_load import Load, part
 
 BASELINE = 0.4  # seconds of load before the fault
-HEAD = ("fault", "requests", "worst wait", "again", "failed", "lost", "seed p99", "remark")
+HEAD = ("fault", "requests", "worst wait", "again", "failed", "lost", "stale", "seed p99", "remark")
 
 
 class Row(NamedTuple):
@@ -26,6 +26,7 @@ class Row(NamedTuple):
     broken: int  # requests that needed a second connection
     failed: int  # requests that got no reply there either
     lost: int  # acknowledged updates
+    stale: int  # lookups that gave an older session
     p99_before: float
     p99_during: float
     remark: str
@@ -33,7 +34,7 @@ class Row(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """Return the row as texts, in the order of HEAD."""
         p99 = f"{1000 * self.p99_before:.1f} -> {1000 * self.p99_during:.1f} ms"
-        counts = map(str, (self.broken, self.failed, self.lost))
+        counts = map(str, (self.broken, self.failed, self.lost, self.stale))
         return self.fault, str(self.requests), f"{self.worst:.3f} s", *counts, p99, self.remark
 
 
@@ -66,7 +67,7 @@ class FaultTable:
         if daemon.is_running:
             load.count_lost()
         self.rows.append(_row(fault, load))
-        assert load.wrong == []
+        assert load.wrong == [], load.wrong[:5]
 
     def lines(self) -> list[str]:
         """Return the table, a line for each row below the head."""
@@ -83,6 +84,7 @@ def _row(fault: str, load: Load) -> Row:
         len(load.broken),
         len(load.failed),
         load.lost,
+        load.stale,
         part(load.seed_waits(is_during=False), 0.99),
         part(load.seed_waits(is_during=True), 0.99),
         load.remark,
