@@ -7,6 +7,7 @@ forked children.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import pickle
@@ -25,6 +26,7 @@ from tlsmgr.sessions.store import Record, Store, create
 from tlsmgr.shm import SharedMemory
 
 MIB = 1024 * 1024
+PR_SET_PDEATHSIG = 1  # prctl(2): a stopped child goes with a test that fails
 
 
 class CacheFiles:
@@ -117,6 +119,7 @@ class OtherWriter:
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
                 self._here.close()
                 while there.recv(1):
                     with contextlib.closing(Store(files.file)) as store, store.writing() as batch:

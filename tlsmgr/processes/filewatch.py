@@ -9,6 +9,7 @@ is over. Nothing is fatal.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -45,8 +46,10 @@ class FileWatch:
     def make_all(self) -> None:
         """Make every file, or take over the one that an earlier janitor of this daemon made."""
         for _, file in self._plans:
-            if not self._take_over(file):
+            if is_lost(file):
                 self._make(file)
+            else:
+                self._take_over(file)
 
     def run(self, now: float) -> float:
         """Look at every file, and make new the ones that need it."""
@@ -64,28 +67,27 @@ class FileWatch:
         for descriptor in self._claims.values():
             os.utime(descriptor)
 
-    def _take_over(self, file: StoreFile) -> bool:
-        if is_lost(file):
-            return False
-        try:
-            with in_directory(file.directory):
-                self._claims[file[:2]] = claim(file.name)
-        except StoreError:
-            return False
-        return True
+    def _take_over(self, file: StoreFile) -> None:
+        """Claim a file that is in place; a janitor that is blocked in the kernel may have it."""
+        with contextlib.suppress(StoreError), in_directory(file.directory):
+            self._claims[file[:2]] = claim(file.name)
 
     def _is_broken(self, plan: CachePlan, file: StoreFile) -> bool:
         reported = plan.shared.take_damage()  # an older file may be: that one is gone already
-        return file[:2] not in self._claims or reported == file.mark.inode or is_lost(file)
+        if reported == file.mark.inode or is_lost(file):
+            return True
+        if file[:2] not in self._claims:
+            self._take_over(file)
+        return False
 
     def _make_new(self, plan: CachePlan, file: StoreFile) -> bool:
         descriptor = self._claims.pop(file[:2], None)
         if descriptor is not None:
             os.close(descriptor)
-        plan.shared.renew(self._random(2 * KEY_BYTES))
         failed_before = file[:2] in self._failed
         if not self._make(file):
             return False
+        plan.shared.renew(self._random(2 * KEY_BYTES))
         if failed_before:
             log.info(f"{file.name} could be made: {plan.rules.cache_type} sessions are cached")
         else:

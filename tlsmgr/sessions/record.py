@@ -32,6 +32,7 @@ NUMBER_BYTES, COUNTER_BYTES = 4, 8  # of a nonce
 NONCE_BYTES = NUMBER_BYTES + COUNTER_BYTES
 SAVED_BYTES = 5  # seconds since 1970, until the year 36812
 LENGTH_BYTES = 3
+_BODY_AT = SAVED_BYTES + NONCE_BYTES
 
 
 class Entry(NamedTuple):
@@ -97,11 +98,13 @@ class Seal:
 
     def decrypt(self, digest: bytes, serial: bytes, data: bytes) -> Entry | None:
         """Return the entry of a record, or None when it is damaged or under another key."""
-        saved, body = data[:SAVED_BYTES], data[SAVED_BYTES:]
-        if self._aead is not None:
-            nonce, body = body[:NONCE_BYTES], body[NONCE_BYTES:]
+        saved = data[:SAVED_BYTES]
+        if self._aead is None:
+            body = data[SAVED_BYTES:]
+        else:
+            nonce, sealed = data[SAVED_BYTES:_BODY_AT], data[_BODY_AT:]
             try:
-                body = self._aead.decrypt(nonce, body, digest + serial + saved)
+                body = self._aead.decrypt(nonce, sealed, digest + serial + saved)
             except (InvalidTag, ValueError):
                 return None
         end = LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "big")

@@ -19,7 +19,7 @@ from hashlib import blake2b
 
 from tlsmgr import log
 from tlsmgr.sessions.cache import CacheRules, log_delete
-from tlsmgr.sessions.file import StoreError, StoreFile, StoreFull
+from tlsmgr.sessions.file import StoreError, StoreFile
 from tlsmgr.sessions.record import saved_time
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
@@ -83,8 +83,8 @@ class Sweep:
             records, self._position = store.read_from(self._position, SLICE_RECORDS)
             self._stir_in(records)
             expired = [r for r in records if self._rules.is_expired(saved_time(r.data), now)]
-            for start in range(0, len(expired), BATCH_RECORDS):
-                self._delete(store, expired[start : start + BATCH_RECORDS])
+            while expired:
+                self._delete(store, expired)
         finally:
             store.close()
         self.passed += len(records)
@@ -98,17 +98,15 @@ class Sweep:
             self._stir(digest.digest())
 
     def _delete(self, store: Store, expired: list[Record]) -> None:
-        try:
-            self._delete_at_once(store, expired)
-        except StoreFull:  # fewer need fewer pages
-            if len(expired) == 1:
-                raise
-            for record in expired:
-                self._delete(store, [record])
-
-    def _delete_at_once(self, store: Store, expired: list[Record]) -> None:
+        """Delete the first records of the list, in one transaction, and take them from it."""
+        removed = []
         with store.writing() as batch:
-            removed = [record for record in expired if batch.remove(record)]
+            for _ in range(min(len(expired), BATCH_RECORDS)):
+                if batch.is_large():
+                    break
+                record = expired.pop(0)
+                if batch.remove(record):
+                    removed.append(record)
         self.deleted += len(removed)
         if self._rules.logging:
             seal = self._shared.seal()

@@ -13,8 +13,9 @@ from support.cache_files import CacheFiles
 
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import CachePlan, Scoreboard
-from tlsmgr.sessions.file import inode_of, remove
+from tlsmgr.sessions.file import FileMark, StoreError, inode_of, remove
 from tlsmgr.sessions.record import Entry, Nonces
+from tlsmgr.sessions.store import create
 from tlsmgr.shm import SharedMemory
 
 
@@ -191,9 +192,36 @@ def test_a_file_that_can_not_be_made_is_tried_again(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.endswith(": smtp.sessions could be made: smtp sessions are cached")
     assert retired == ["retired"]
+    remove(two[0].file)
+    watch.run(0.0)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "warning: smtp.sessions was damaged or removed: recreated empty" in line
+    retired.pop()
     after = inodes(two)
     assert after[0] not in (None, before[0])
     assert after[1] == before[1]
+
+
+def test_a_file_that_an_earlier_janitor_still_claims_is_taken_over_later(
+    two: list[CacheFiles],
+) -> None:
+    """It is blocked in the kernel, say. The file is sound: it keeps its keys and its sessions."""
+    first, _ = watch_of(two)
+    first.make_all()
+    before, digest = inodes(two), two[0].shared.seal().digest(b"id")
+    second, retired = watch_of(two)
+    second.make_all()
+    for _ in range(2):
+        assert second.run(0.0) < 10
+        assert not second._claims
+    for descriptor in first._claims.values():
+        os.close(descriptor)
+    second.run(0.0)
+    assert len(second._claims) == 2
+    assert (inodes(two), retired) == (before, [])
+    assert two[0].shared.seal().digest(b"id") == digest
+    with pytest.raises(StoreError, match="unable to get exclusive lock"):
+        create(two[0].file)
 
 
 def test_the_file_of_another_daemon_is_left_alone(
@@ -202,6 +230,8 @@ def test_the_file_of_another_daemon_is_left_alone(
     first, _ = watch_of(two)
     first.make_all()
     before = inodes(two)
+    for files in two:
+        files.file = files.file._replace(mark=FileMark())
     second, retired = watch_of(two)
     second.make_all()
     second.run(0.0)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cache_files import CacheFiles, OtherWriter, end_of_child, in_child
+from support.cache_files import MIB, CacheFiles, OtherWriter, end_of_child, in_child
 
 from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.file import StoreFull, remove
 from tlsmgr.sessions.store import Batch, Store
-from tlsmgr.sessions.sweep import PAUSE, SLICE_RECORDS, Sweep
+from tlsmgr.sessions.sweep import BATCH_RECORDS, PAUSE, SLICE_RECORDS, Sweep
 
 NOW = 1_795_220_454
 T = 120
@@ -246,6 +246,49 @@ def test_a_full_file_is_not_damaged(files: CacheFiles, monkeypatch: pytest.Monke
         assert sweep.run(float(NOW + T + 1)) == T
     assert not files.shared.take_damage()
     assert sweep.deleted == 0
+
+
+@pytest.fixture
+def transactions(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The transactions that are begun."""
+    begun: list[Batch] = []
+    writing = Store.writing
+
+    def begin(store: Store) -> Batch:
+        begun.append(writing(store))
+        return begun[-1]
+
+    monkeypatch.setattr(Store, "writing", begin)
+    return begun
+
+
+def test_transactions_are_bounded(files: CacheFiles, transactions: list[Batch]) -> None:
+    """So that workers do not wait long for one."""
+    fill(files, range(SLICE_RECORDS))
+    sweep, _ = sweep_of(files)
+    before = len(transactions)
+    sweep.run(float(NOW + T + 1))
+    assert sweep.deleted == SLICE_RECORDS
+    assert len(transactions) - before == SLICE_RECORDS // BATCH_RECORDS
+
+
+def test_a_sweep_of_a_small_file(tmp_path: Path, transactions: list[Batch]) -> None:
+    """Its transactions are small as well: none may take the last unused page."""
+    (tmp_path / "small").mkdir()
+    files = CacheFiles(tmp_path / "small", timeout=T, size_limit=128 * MIB, map_size=MIB)
+    cache = files.cache()
+    for number in range(1500):
+        cache.apply([Change(b"%d" % number, bytes(800))], NOW)
+    count = cache.size()[0]
+    files.close()
+    before = len(transactions)
+    sweep, _ = sweep_of(files)
+    while sweep.run(float(NOW + T + 1)) == PAUSE:
+        pass
+    assert sweep.passed == sweep.deleted == count > 500
+    assert len(transactions) - before > 2 * count // BATCH_RECORDS
+    assert entries(files) == 0
+    files.remove()
 
 
 def test_sessions_of_the_far_future_go(files: CacheFiles) -> None:
