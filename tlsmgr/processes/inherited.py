@@ -38,7 +38,7 @@ class CachePlan(NamedTuple):
 class Scoreboard:
     """A row for each slot: time of the last iteration (0 before it serves), and connections.
 
-    Each process writes its own row. The two words about files are written by the parent
+    Each process writes its own row. The two values about files are written by the parent
     (``files_blocked``) and by the janitor (``files_checked``).
     """
 
@@ -86,7 +86,7 @@ class Scoreboard:
 
 @dataclass(frozen=True)
 class Inherited:
-    """What the parent made before it forked. Times in seconds."""
+    """All that the parent made before it forked. Times in seconds."""
 
     memory: SharedMemory
     pool: Pool
