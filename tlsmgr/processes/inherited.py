@@ -40,7 +40,7 @@ class Scoreboard:
     """A row for each slot: time of the last iteration (0 before it serves), and connections.
 
     Each process writes its own row; the parent marks the retired ones and clears rows. The two
-    words about files are written by the parent (``files_blocked``) and by the janitor
+    values about files are written by the parent (``files_blocked``) and by the janitor
     (``files_checked``).
     """
 
@@ -101,7 +101,7 @@ class Scoreboard:
 
 @dataclass(frozen=True)
 class Inherited:
-    """What the parent made before it forked. Times in seconds."""
+    """All that the parent made before it forked. Times in seconds."""
 
     memory: SharedMemory
     pool: Pool

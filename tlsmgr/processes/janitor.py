@@ -81,7 +81,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Duties:
-    """What the daemon has a janitor do, and how it becomes who it is."""
+    """The janitor's tasks, as functions, and how it changes its identity."""
 
     locate: Callable[[], Located]  # before the jail; as root, for the first janitor only
     enter_jail: Callable[[], None]

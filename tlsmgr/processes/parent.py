@@ -229,7 +229,7 @@ class Parent:
         return [child for child in self._children if child.slot != self._slots.janitor]
 
     def _serving(self) -> list[Child]:
-        """Return the workers that count: not told to go, and responding."""
+        """Return the workers that count: not retired, and responding."""
         return [child for child in self._all_workers() if not (child.retired or child.stalled)]
 
     def _missing(self) -> int:

@@ -36,7 +36,7 @@ PR_SET_NAME = 15  # prctl(2)
 
 
 class Slots:
-    """Who has which slot: 0 the parent, then workers, and the janitor last.
+    """The slots of the processes: 0 is the parent's, then workers, and the janitor last.
 
     There are twice as many slots for workers as workers, so that a worker that is blocked in the
     kernel, or serves its last connections, does not keep its successor from starting.
