@@ -91,6 +91,9 @@ def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
         return BOOT_ERROR
     try:
         worker.run()
+    except MemoryError:
+        log.error("out of memory: a worker ends, another one takes its place")
+        return DEFECT
     except Exception as bug:
         log.traceback(bug)
         return DEFECT
