@@ -93,6 +93,7 @@ def test_a_frozen_file_system_takes_no_seed_away(
     print(f"{len(daemon.worker_pids() & workers)} of 2 workers lived through it")
 
 
+@pytest.mark.long
 def test_the_time_without_service_is_short(
     make_daemon: MakeDaemon, frozen_disk: Disk, faults: FaultTable
 ) -> None:
@@ -102,7 +103,9 @@ def test_the_time_without_service_is_short(
     for _ in range(3):
         wait_for(lambda: keeps_sessions(daemon, b"id"), "sessions that are kept")
         with (
-            faults.under_load(daemon, "file system frozen, until it is served again") as load,
+            faults.under_load(
+                daemon, "file system frozen, until it is served again", others_serve=False
+            ) as load,
             contextlib.ExitStack() as stack,
         ):
             stack.callback(frozen_disk.thaw)
@@ -123,7 +126,9 @@ def test_an_end_while_it_is_frozen(
     """The parent does not wait for children that cannot end; they go as soon as they can."""
     daemon = on_disk(make_daemon, frozen_disk)
     with (
-        faults.under_load(daemon, "SIGTERM while it is frozen", visitors=0) as load,
+        faults.under_load(
+            daemon, "SIGTERM while it is frozen", visitors=0, others_serve=False
+        ) as load,
         contextlib.ExitStack() as stack,
     ):
         stack.callback(frozen_disk.thaw)
@@ -150,7 +155,9 @@ def test_a_start_while_it_is_frozen(
     began = time.monotonic()
     daemon.start()
     took = time.monotonic() - began
-    with faults.under_load(daemon, "start while the file system is frozen") as load:
+    with faults.under_load(
+        daemon, "start while the file system is frozen", others_serve=False
+    ) as load:
         load.remark = f"start took {took:.2f} s"
         for _ in range(20):
             assert serves(daemon)

@@ -86,7 +86,7 @@ def damage_root_page(path: Path) -> None:
 
 def test_a_damaged_root_page(make_daemon: MakeDaemon, faults: FaultTable) -> None:
     daemon = make_daemon("tlsmgr_worker_processes=2")
-    with faults.under_load(daemon, "root page damaged") as load:
+    with faults.under_load(daemon, "root page damaged", others_serve=False) as load:
         workers = daemon.worker_pids()
         damage_root_page(session_file(daemon))
         os.kill(min(workers), 9)

@@ -94,7 +94,7 @@ def test_a_disk_with_errors(make_daemon: MakeDaemon, faults: FaultTable, tmp_pat
         pytest.skip(f"cannot write {DROP_CACHES}")
     with disk(tmp_path, 512 * MIB) as mounted:
         daemon = make_daemon("tlsmgr_worker_processes=2", f"data_directory={mounted.path}")
-        with faults.under_load(daemon, "I/O errors") as load:
+        with faults.under_load(daemon, "I/O errors", others_serve=False) as load:
             daemon.send(signal.SIGSTOP)
             try:
                 for worker in daemon.workers():

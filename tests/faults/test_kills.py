@@ -58,7 +58,7 @@ def test_kills_of_the_parent(make_daemon: MakeDaemon, faults: FaultTable, rounds
         for _ in range(rounds):
             daemon = make_daemon("tlsmgr_worker_processes=2", state=str(first.state))
             stack.callback(psutil.Process(daemon.pid).kill)
-            with faults.under_load(daemon, "parent killed") as load:
+            with faults.under_load(daemon, "parent killed", others_serve=False) as load:
                 time.sleep(dice.uniform(0, 0.1))
                 psutil.Process(daemon.pid).kill()
                 daemon.wait()

@@ -93,6 +93,7 @@ def keeps_sessions(daemon: Daemon) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_no_descriptors_for_a_janitor(make_daemon: MakeDaemon, faults: FaultTable) -> None:
     daemon = make_daemon("tlsmgr_worker_processes=2")
     key = keep_something(daemon)
@@ -141,7 +142,7 @@ def test_a_worker_without_memory(make_daemon: MakeDaemon, faults: FaultTable) ->
     daemon = make_daemon("tlsmgr_worker_processes=2")
     workers = daemon.worker_pids()
     large = update(b"smtp", b"large", bytes(1_400_000))
-    with faults.under_load(daemon, "two workers without memory") as load:
+    with faults.under_load(daemon, "two workers without memory", others_serve=False) as load:
         for worker in daemon.workers():
             size = worker.memory_info().vms + MIB // 4
             resource.prlimit(worker.pid, resource.RLIMIT_AS, (size, size))
@@ -158,7 +159,10 @@ def test_a_worker_without_memory(make_daemon: MakeDaemon, faults: FaultTable) ->
 def test_a_full_backlog(make_daemon: MakeDaemon, faults: FaultTable) -> None:
     """All workers are stopped for a moment, and connections come until the kernel refuses."""
     daemon = make_daemon("tlsmgr_worker_processes=2")
-    with faults.under_load(daemon, "full backlog") as load, contextlib.ExitStack() as stack:
+    with (
+        faults.under_load(daemon, "full backlog", others_serve=False) as load,
+        contextlib.ExitStack() as stack,
+    ):
         workers = daemon.workers()
         for worker in workers:
             stack.callback(os.kill, worker.pid, signal.SIGCONT)
@@ -188,7 +192,9 @@ def test_many_connections(make_daemon: MakeDaemon, faults: FaultTable, count: in
     daemon = make_daemon("tlsmgr_worker_processes=2")
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(Connection(daemon.socket_path)) for _ in range(count)]
-        with faults.under_load(daemon, f"{count:,} connections, 2,000 busy") as load:
+        with faults.under_load(
+            daemon, f"{count:,} connections, 2,000 busy", others_serve=False
+        ) as load:
             for _ in range(3):
                 for connection in idle[:2000]:
                     connection.send(update(b"smtp", b"busy", b"session") + lookup(b"smtp", b"busy"))

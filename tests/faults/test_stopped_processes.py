@@ -125,7 +125,7 @@ def test_a_worker_stopped_for_a_moment(make_daemon: MakeDaemon, faults: FaultTab
     """Shorter than it takes to count as stalled: all its clients get their replies."""
     daemon = make_daemon("tlsmgr_worker_processes=2")
     workers = daemon.worker_pids()
-    with faults.under_load(daemon, "worker stopped for 0.5 s") as load:
+    with faults.under_load(daemon, "worker stopped for 0.5 s", others_serve=False) as load:
         with stopped(daemon.workers()[0]):
             time.sleep(0.5)
         time.sleep(0.3)
@@ -169,7 +169,9 @@ def test_a_stopped_janitor(make_daemon: MakeDaemon, faults: FaultTable) -> None:
 def test_an_end_with_all_children_stopped(make_daemon: MakeDaemon, faults: FaultTable) -> None:
     """The parent kills what does not go."""
     daemon = make_daemon("tlsmgr_worker_processes=2")
-    with faults.under_load(daemon, "all workers stopped, then SIGTERM", visitors=0) as load:
+    with faults.under_load(
+        daemon, "all workers stopped, then SIGTERM", visitors=0, others_serve=False
+    ) as load:
         for worker in daemon.workers():
             worker.suspend()
         began = time.monotonic()
