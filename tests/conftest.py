@@ -82,10 +82,16 @@ def many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+ALL_WARNINGS = "from tlsmgr.processes import worker\nworker.WARNING_BURST = 10**6"
+"""Stock logs each warning that a client causes; so does the daemon that is held against it."""
+
+
 @pytest.fixture(scope="session")
 def recorded_daemon() -> Iterator[Daemon]:
     """A daemon that is configured like the stock one that was recorded: caches smtp and smtpd."""
-    daemon = Daemon("tlsmgr_worker_processes=2", "lmtp_tls_session_cache_database=")
+    daemon = Daemon(
+        "tlsmgr_worker_processes=2", "lmtp_tls_session_cache_database=", sabotage=ALL_WARNINGS
+    )
     try:
         yield daemon.start()
     finally:

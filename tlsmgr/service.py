@@ -130,6 +130,7 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
         if mine or cache.expired:
             context.counts[_BATCHES] += 1
             done[cache] = iter(cache.apply(mine, now))
+            context.counts[_DROPPED] += cache.take_dropped()
     return [_DONE if next(done[cache]) else _NOT_DONE for cache, _ in deferred]
 
 

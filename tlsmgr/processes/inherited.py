@@ -18,8 +18,8 @@ from typing import NamedTuple
 from tlsmgr import log
 from tlsmgr.prng.pool import Pool
 from tlsmgr.sessions.cache import CacheRules
-from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import StoreFile
+from tlsmgr.sessions.file import StoreFile
+from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
@@ -95,6 +95,7 @@ class Inherited:
     scoreboard: Scoreboard
     timeouts: dict[bytes, int]  # cache type: sanitised session timeout
     caches: tuple[CachePlan, ...]
+    process_number: ProcessNumber
     listeners: tuple[socket.socket, ...]
     source: str  # how warnings name a client: "tlsmgr socket"
     client_timeout: int  # for half requests and replies that the client does not read

@@ -36,7 +36,7 @@ from tlsmgr.processes import setup
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.jobs import Jobs
-from tlsmgr.sessions.store import StoreFile
+from tlsmgr.sessions.file import StoreFile
 from tlsmgr.sessions.sweep import Sweep
 
 DEFECT = 1  # exit status: a traceback is in the log

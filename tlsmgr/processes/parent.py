@@ -280,6 +280,7 @@ class Parent:
             self._janitor_due = now + FORK_PAUSE
 
     def _spawn(self, name: str, slot: int, uses_files: bool, entry: Callable[[], int]) -> bool:
+        self._inherited.process_number.advance()
         try:
             self._children.spawn(name, slot, uses_files, entry)
         except OSError as error:
@@ -313,7 +314,8 @@ class Parent:
         log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
         if code in DAMAGE and not child.aborted and child.uses_files:
             for plan in inherited.caches:
-                plan.shared.report_damage()
+                if plan.file is not None:
+                    plan.shared.report_damage(plan.file.mark.inode)
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         now = time.monotonic()

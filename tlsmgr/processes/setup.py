@@ -5,7 +5,7 @@ First part, called once by the parent before it forks: the objects in shared mem
 
 Second part, called by each process after its fork: close what it must not have, attach to the
 shared objects, open the caches. A cache that can't be opened is a warning and a cache that answers
-"not found"; the janitor makes the file new.
+"not found" until it can be; if the file is damaged the janitor makes it new.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from tlsmgr.processes.inherited import CachePlan, Inherited, Scoreboard
 from tlsmgr.service import CacheType, Context
 from tlsmgr.sessions.cache import CacheRules, SessionCache
 from tlsmgr.sessions.lmdb_file import preload as preload_lmdb
-from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, Entry, Seal
-from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import SERIAL_BYTES, Store, StoreError
+from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, SERIAL_BYTES, Entry, Nonces, Seal
+from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
@@ -128,6 +127,7 @@ def make_inherited(
             for cache in settings
             if cache.cachable
         ),
+        process_number=ProcessNumber(),
         listeners=listeners,
         source=f"{service_name} socket",
         client_timeout=client_timeout,
@@ -137,11 +137,11 @@ def make_inherited(
 
 def preload() -> None:
     """Use once everything that Python loads late; after chroot, modules cannot be imported."""
-    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES))
+    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES), Nonces(0))
     digest, serial = bytes(DIGEST_BYTES), bytes(SERIAL_BYTES)
-    data = seal.close(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
-    assert seal.open(digest, serial, data) is not None
-    assert seal.open(digest, serial, data[:-1]) is None
+    data = seal.encrypt(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
+    assert seal.decrypt(digest, serial, data) is not None
+    assert seal.decrypt(digest, serial, data[:-1]) is None
     preload_lmdb()
 
 
@@ -162,7 +162,11 @@ def make_context(inherited: Inherited, slot: int) -> Context:
     """Attach to what is shared and open the caches, for the process of this slot."""
     inherited.pool.attach(slot)
     inherited.ticket_keys.attach(slot)
-    caches = {plan.rules.cache_type.encode(): _open_cache(plan) for plan in inherited.caches}
+    nonces = Nonces(inherited.process_number.value)
+    caches = {
+        plan.rules.cache_type.encode(): SessionCache(plan.rules, plan.shared, plan.file, nonces)
+        for plan in inherited.caches
+    }
     return Context(
         {name: CacheType(t, caches.get(name)) for name, t in inherited.timeouts.items()},
         tuple(caches.values()),
@@ -194,14 +198,3 @@ def _last_descriptor() -> int:
         return max(map(int, os.listdir("/proc/self/fd")))
     except (OSError, ValueError):  # in a jail
         return 1 << 20
-
-
-def _open_cache(plan: CachePlan) -> SessionCache:
-    store = None
-    if plan.file is not None:
-        try:
-            store = Store(plan.file)
-        except StoreError as error:
-            log.warning(f"{plan.rules.cache_type} TLS session cache: {error}")
-            plan.shared.report_damage()
-    return SessionCache(plan.rules, plan.shared, store)

@@ -100,8 +100,8 @@ def _boot(inherited: Inherited, slot: int, pipes: Pipes) -> Worker:
     setup.name_process("tlsmgr-worker")
     setup.close_all_but(inherited.descriptors() | inherited.directories() | set(pipes))
     context = setup.make_context(inherited, slot)
-    for directory in inherited.directories():
-        os.close(directory)
+    for cache in context.caches:
+        cache.own_directory()
     return Worker(inherited, slot, pipes, context)
 
 
@@ -200,8 +200,14 @@ class Worker:
             self._connections.add(connection)
 
     def _check(self, now: float) -> None:
-        """Once a second: look for waiting connections, close those that time out or hold most."""
+        """Once a second: look for waiting connections, close those that time out or hold most.
+
+        Also try again to open a session file that could not be opened.
+        """
         self._next_check = now + CHECK_INTERVAL
+        if not self._context.files_blocked[0]:
+            for cache in self._context.caches:
+                cache.reopen()
         self._listeners.rearm()
         for connection in self._connections.overdue(now - self._inherited.client_timeout):
             self._warn("timeout", f"timeout on {self._inherited.source}")
@@ -306,7 +312,8 @@ class Worker:
         """Send status -2; a client that makes too many mistakes is disconnected."""
         self._context.counts[_MALFORMED] += 1
         if refusal.complaint:
-            self._warn("refusal", refusal.complaint)
+            kind = " ".join(refusal.complaint.split(" ", 2)[:2])  # "bogus cache", for example
+            self._warn(kind, refusal.complaint)
         self._connections.send(connection, refusal.reply)
         connection.mistakes += 1
         if connection.mistakes == MOST_MISTAKES:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given
 from hypothesis import strategies as st
+from support.checkout import CHECKOUT
 from support.farm_secret import DAY, EXAMPLE, EXAMPLE_DATE, EXAMPLE_KEY, at, day, file_text
 
 from tlsmgr.farm.secret import (
@@ -108,6 +109,19 @@ def test_the_example(date: str) -> None:
     vector = bytes.fromhex(VECTORS[date])
     assert key[:80] == vector[:80]
     assert key[80:] == struct.pack("=Q", *struct.unpack("<Q", vector[80:]))
+
+
+def test_the_page_has_the_example_and_its_keys() -> None:
+    page = (CHECKOUT / "man" / "tlsmgr-farm.7").read_text()
+    assert f"\n{EXAMPLE}" in page
+    for date, digits in VECTORS.items():
+        key = (
+            f"{date}, i = {at(f'{date} 12:00:00') // 1800}\n"
+            f"name        {digits[:32]}\n"
+            f"cipher key  {digits[32:96]}\n"
+            f"MAC key     {digits[96:160]}\n"
+        )
+        assert key in page
 
 
 @given(st.integers(0, 400), st.integers(0, DAY - 1), st.sampled_from(LIFETIMES))
