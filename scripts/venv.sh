@@ -107,7 +107,7 @@ check_venv() { # EXTRAS
     unset TLSMGR_IMPORT_FAILED
 }
 
-# Bring .venv in order, whatever state it is in. Called with the lock.
+# Make or repair .venv. Called with the lock.
 prepare() { # EXTRAS
     if [ -e "$root/.venv" ]; then
         [ -w "$root/.venv" ] || unwritable "$root/.venv"

@@ -1,6 +1,6 @@
 """daemon - start-up from top to bottom.
 
-``serve`` is the whole story, and a review of security reads it and ``processes.jail``: limits,
+A review of security reads ``serve`` and ``processes.jail``. The order is: limits,
 directory, shared memory, pool, secret of a farm (read as root), entropy source (opened as root, not
 read), then the janitor, which finds the directories of the files as mail_owner; the jail; the
 workers.
@@ -10,7 +10,7 @@ workers.
 
 Fatal (log.Fatal, one line): no queue directory, no shared memory, a failed self-test of the random
 generator, workers that cannot start. A cache that can't be kept is an error line and a cache that
-answers "not found". Seeds and policies are served, in whatever state files and caches are.
+answers "not found". Seeds and policies are served even if no file can be used.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from tlsmgr.processes import jail, master, once, setup, upkeep
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import StatisticsLine
-from tlsmgr.processes.parent import CannotServe, Parent
+from tlsmgr.processes.parent import Parent
+from tlsmgr.processes.restarts import CannotServe
 
-PROCESS_NAME = "tlsmgr"  # in log lines, whatever the launcher's file is called
+PROCESS_NAME = "tlsmgr"  # in log lines, where the launcher has another one
 
 
 def main(

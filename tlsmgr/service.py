@@ -44,7 +44,7 @@ MAX_SEED = 255  # bytes (Postfix tlsmgr.c: UCHAR_MAX)
 
 
 class CacheType(NamedTuple):
-    """What the service knows of a cache type: its policy, and its cache if one is configured."""
+    """A cache type as the service knows it: its policy, and its cache if one is configured."""
 
     timeout: int
     cache: SessionCache | None

@@ -16,7 +16,7 @@ from tlsmgr.shm import SharedMemory
 
 
 class Counter(NamedTuple):
-    """A counter's name, and its meaning in a few words."""
+    """A counter's name, and its meaning."""
 
     name: str
     meaning: str

@@ -18,7 +18,7 @@ from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, l
 
 
 def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
-    """The file is made anew, those who knew the old one go, and sessions are kept again."""
+    """The file is made again, workers with the old one end, and sessions are cached again."""
     numbers = iter(range(1_000_000))
     wait_for(
         lambda: serve_on(daemon, next(numbers)) and "recreated empty" in daemon.log(),
@@ -98,7 +98,7 @@ def test_the_service_goes_on_and_the_file_heals(damaged: dict[str, Damaged], dam
 
 
 def test_a_damaged_root_page_does_not_end_the_parent(daemon: Daemon) -> None:
-    """It opens no cache file itself, whatever process dies."""
+    """It opens no session file itself when a child dies."""
     path = daemon.directory / "smtp_scache.sessions"
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"id", b"session")) == OK

@@ -1,4 +1,4 @@
-"""A full disk: nobody dies of it, sessions are kept as far as they fit, and it heals."""
+"""A full disk: no process ends, sessions are cached as far as they fit, and it heals."""
 
 from __future__ import annotations
 

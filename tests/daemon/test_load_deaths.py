@@ -1,4 +1,4 @@
-"""Workers are killed under load: no acknowledged update is lost, and nobody waits long."""
+"""Workers are killed under load: no acknowledged update is lost, and no client waits long."""
 
 from __future__ import annotations
 

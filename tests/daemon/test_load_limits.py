@@ -49,7 +49,7 @@ def at_once(works: Iterable[Callable[[], object]]) -> None:
 
 
 def request_of(size: int) -> tuple[bytes, bytes]:
-    """An update of exactly so many bytes, and its id."""
+    """An update of exactly that many bytes, and its id."""
     frame = len(update(b"smtp", b"", b""))
     cache_id = b"i" * (1 + (size - frame - 1) % 4)
     session = bytes((size - frame - len(cache_id)) // 4 * 3)

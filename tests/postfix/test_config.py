@@ -1,6 +1,6 @@
 """main.cf and master.cf as seen from outside: where files go, what is logged, and as whom.
 
-What stock tlsmgr(8) does as well is asked of both, and the texts are held against each other.
+Where stock tlsmgr(8) does the same, both are tested, and their texts compared.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ AT_START = re.compile("open |warning: unknown |tlsmgr_cache_run_event: ")
 
 
 def conversation(child: MasterChild, speaks: bool) -> list[str]:
-    """What is logged of some requests, without times; sorted, what is logged of the start."""
+    """The log lines of some requests, without times; sorted, those of the start."""
     with Connection(str(child.socket)) as connection:
         for cache_id in (b"id", b"smtp&[192.0.2.1]:25&\xc3\xa9&", b"new\nline", b""):
             assert connection.ask(lookup(b"smtp", cache_id)) == NO_SESSION

@@ -87,7 +87,7 @@ class CacheFiles:
 def held_open(files: CacheFiles, reading: bool = False) -> Iterator[None]:
     """Meanwhile another process has the file open, or is even in the middle of reading it.
 
-    So the lock table is not made anew. At the end it is gone without having closed anything.
+    So the lock table is not made again. At the end the process exits without closing anything.
     """
     here, there = socket.socketpair()
     with here, there:
@@ -149,14 +149,14 @@ class OtherWriter:
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns in a forked child. Its exception or a signal fails the test."""
+    """Return the result of ``work`` in a forked child. Its exception or a signal fails the test."""
     result, status = end_of_child(work)
     assert status == 0, f"child ended with {status}: {result}"
     return result
 
 
 def end_of_child(work: Callable[[], Any]) -> tuple[Any, int]:
-    """What ``work`` returned in a forked child, and its exit status, negative for a signal.
+    """Return the result of ``work`` in a forked child, and its exit status, negative for a signal.
 
     A child that hangs is ended by SIGALRM after half a minute.
     """

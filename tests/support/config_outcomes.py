@@ -1,4 +1,4 @@
-"""The same main.cf read by tlsmgr's configuration floor and by Postfix's own tlsmgr(8).
+"""The same main.cf read by our package `config` and by Postfix's own tlsmgr(8).
 
 tlsmgr is run with -S, so that it reads one request from standard input, and logs to a socket in the
 place of postlogd(8). It needs root, as it changes to mail_owner.
@@ -48,7 +48,7 @@ def main_cf(directory: Path, name: str, content: str) -> Path:
 
 
 def ours(path: Path, options: tuple[str, ...]) -> Outcome:
-    """What we make of a main.cf."""
+    """The outcome of a main.cf with our code."""
     warnings: list[str] = []
     try:
         conf = load(str(path), warnings.append, overrides=options)
@@ -66,7 +66,7 @@ def ours(path: Path, options: tuple[str, ...]) -> Outcome:
 
 
 def stock(path: Path, options: tuple[str, ...]) -> Outcome:
-    """What Postfix's tlsmgr makes of it."""
+    """The outcome with Postfix's tlsmgr."""
     arguments = [word for option in options for word in ("-o", option)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as logged:
         logged.bind(f"{path}/postlog")

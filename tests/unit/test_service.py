@@ -87,7 +87,7 @@ class Bench:
         return [replies[at] for at in range(len(requests))]
 
     def count(self, name: str) -> int:
-        """What was counted."""
+        """The counts."""
         return int(self.context.counts[INDEX[name]])
 
     def close(self) -> None:

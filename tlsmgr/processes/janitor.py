@@ -81,7 +81,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Duties:
-    """What the daemon has a janitor do, and how it becomes who it is."""
+    """The janitor's tasks, as functions, and how it changes its identity."""
 
     locate: Callable[[], Located]  # before the jail; as root, for the first janitor only
     enter_jail: Callable[[], None]
@@ -131,7 +131,7 @@ class Link:
 def _message(content: Any, descriptors: list[int]) -> Message:
     passed = iter(descriptors)
     places = [
-        None if place is None else Directory(next(passed) if place[1] else CLOSED, place[0])
+        None if place is None else Directory(next(passed, CLOSED) if place[1] else CLOSED, place[0])
         for place in content["places"]
     ]
     located = Located(places[0], tuple(places[1:])) if places else None

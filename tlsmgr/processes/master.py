@@ -1,4 +1,4 @@
-"""master - what master(8) dictates to a service: options, descriptors, generation, messages.
+"""master - the interface of master(8): options, descriptors, generation, status messages.
 
 master(8) starts the parent with its options in argv, a status channel on descriptor 5, listening
 sockets from 6 on, and the generation in the environment. It gets TAKEN and AVAIL once, with the
@@ -71,7 +71,7 @@ _OVERRIDES: Mapping[str, str] = {"-i": "max_idle=", "-m": "max_use=", "-o": ""}
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
-    """The options in argv, without argv[0]; MAIL_VERBOSE and MAIL_DEBUG count like -v and -D."""
+    """Return the options in argv, without argv[0]. MAIL_VERBOSE and MAIL_DEBUG are -v and -D."""
     try:
         pairs, words = getopt.getopt(list(arguments), _GETOPT)
     except getopt.GetoptError as error:
@@ -129,7 +129,7 @@ def refuse_terminal(options: Options, process_name: str) -> None:
 
 
 def generation(environment: Mapping[str, str]) -> int:
-    """The spawn counter that master put, in octal, into the environment."""
+    """Return the spawn counter that master put, in octal, into the environment."""
     text = environment.get("GENERATION", "0")
     if not re.fullmatch("[0-7]+", text) or int(text, 8) > LAST_GENERATION:
         raise Fatal(f"bad generation: {text}")
@@ -137,7 +137,7 @@ def generation(environment: Mapping[str, str]) -> int:
 
 
 def run_debugger(command: str) -> None:
-    """The -D option (Postfix debug_process.c)."""
+    """Run the command of the -D option (Postfix debug_process.c)."""
     if not command:
         raise Fatal("no debugger_command variable set up")
     log.info(f"running: {command}")
@@ -145,7 +145,7 @@ def run_debugger(command: str) -> None:
 
 
 def take_descriptors(count: int) -> tuple[socket.socket, ...]:
-    """The listening sockets; all of master's descriptors are kept from programs we might run."""
+    """Return the listening sockets. No program that is run inherits master's descriptors."""
     for descriptor in FLOW_FDS:
         with contextlib.suppress(OSError):
             os.close(descriptor)

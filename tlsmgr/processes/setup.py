@@ -33,13 +33,12 @@ from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
 
-LONGEST_HEARTBEAT = 1.0  # seconds between two iterations of an idle worker
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
 PR_SET_NAME = 15  # prctl(2)
 
 
 class Slots:
-    """Who has which slot: 0 the parent, then workers, and the janitor last.
+    """The slots of the processes: 0 is the parent's, then workers, and the janitor last.
 
     There are twice as many slots for workers as workers, so that a worker that is blocked in the
     kernel, or serves its last connections, does not keep its successor from starting.
@@ -112,7 +111,6 @@ def make_inherited(
     slots = Slots(worker_count(conf))
     encrypted = conf.flag("tlsmgr_session_encryption")
     timeouts = {cache.cache_type: cache.timeout for cache in settings}
-    client_timeout = conf.seconds("ipc_timeout")
     return Inherited(
         memory=memory,
         pool=pool,
@@ -130,8 +128,7 @@ def make_inherited(
         process_number=ProcessNumber(),
         listeners=listeners,
         source=f"{service_name} socket",
-        client_timeout=client_timeout,
-        heartbeat=min(LONGEST_HEARTBEAT, conf.seconds("daemon_timeout") / 3, client_timeout),
+        client_timeout=conf.seconds("ipc_timeout"),
     )
 
 

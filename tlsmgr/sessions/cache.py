@@ -43,7 +43,7 @@ CLOCK_SLACK = 86400  # seconds that an entry may be saved in the future
 
 
 class CacheRules(NamedTuple):
-    """What the configuration says of one cache. Times in seconds, 0 entries: no such limit."""
+    """The configuration of one cache. Times in seconds; 0 entries: no such limit."""
 
     cache_type: str
     timeout: int

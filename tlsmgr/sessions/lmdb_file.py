@@ -9,7 +9,7 @@ The map is as long as the file and never changes. When it is full LMDB says so, 
 StoreFull. With disk space allocated the file is written through the map (MDB_WRITEMAP), which takes
 a third of the time; without, LMDB calls pwrite(), and a full disk is an error of one transaction.
 
-An open file must not cross a fork(). Whatever LMDB or the system says is raised as StoreError;
+An open file must not cross a fork(). Each error of LMDB or the system is raised as StoreError;
 nothing here is fatal, and nothing is logged.
 """
 

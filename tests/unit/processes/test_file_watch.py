@@ -1,4 +1,4 @@
-"""The watch over the caches' files: what is lost or damaged is made anew, and nothing else."""
+"""The watch over session files: a lost or damaged one is made again, and no other."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def debian(tmp_path: Path) -> SmallCheckout:
 
 
 def tlsmgr_test(checkout: SmallCheckout) -> str:
-    """What tlsmgr-test says there, where it fails in the end for want of ruff."""
+    """The output of tlsmgr-test there; it fails in the end because ruff is missing."""
     commands = checkout.root.parent / "bin"
     done = subprocess.run(
         [checkout.root / "scripts/tlsmgr-test"],

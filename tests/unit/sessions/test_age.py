@@ -1,4 +1,4 @@
-"""Age in the store: who is the oldest, where records have been stored again since."""
+"""Age in the store: which record is the oldest, after records were stored again."""
 
 from __future__ import annotations
 

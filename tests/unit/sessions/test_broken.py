@@ -88,7 +88,7 @@ def test_damage_is_reported_once(make_files: MakeFiles) -> None:
 
 
 def test_a_key_that_is_too_high_is_damage(make_files: MakeFiles) -> None:
-    """Whatever is new could only be stored before it, where it would be taken for old."""
+    """A new record could only be stored before it, and would count as old there."""
     files = make_files()
     with files.store().writing() as batch:
         assert batch._txn.put(b"\xff" * SERIAL_BYTES, bytes(100), db=batch._records)

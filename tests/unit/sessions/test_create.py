@@ -244,7 +244,7 @@ def test_a_lock_table_that_was_put_back_is_refused(files: CacheFiles, tmp_path: 
 
 
 def test_making_new_ones_while_others_open_them(tmp_path: Path) -> None:
-    """Who opens by name gets one file or the other, whole, with room on the disk behind its map."""
+    """A process that opens it by name gets one of the two files, whole, with its disk space."""
     files = CacheFiles(tmp_path, size_limit=64 * MIB)
 
     closed = os.pipe()

@@ -1,4 +1,4 @@
-"""A session file gets its disk space when it is made; later a full disk means nothing to it."""
+"""A session file gets its disk space when it is made; later a full disk has no effect on it."""
 
 from __future__ import annotations
 

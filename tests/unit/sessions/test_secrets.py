@@ -57,7 +57,7 @@ def test_another_key_reads_nothing(make_files: MakeFiles) -> None:
 
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_swapped_records_are_refused(make_files: MakeFiles, encrypted: bool) -> None:
-    """Who can write the file can make sessions vanish, and not give one client another's."""
+    """A user who can write the file can delete sessions, but not exchange those of two clients."""
     files = make_files(encrypted=encrypted)
     update(files.cache(), (b"a", b"session of a"), (b"b", b"session of b"))
     seal = files.shared.seal()

@@ -207,7 +207,7 @@ def test_kill_inside_a_batch(files: CacheFiles) -> None:
 
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    """Whatever was committed stays, in order, and the next process goes on at once."""
+    """All that was committed stays, in order, and the next process goes on at once."""
     files = CacheFiles(tmp_path, size_limit=256 * MIB)
     dice = random.Random(1)
     acknowledged = 0
@@ -240,7 +240,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
             assert found is not None
             assert found.data.startswith(serial(number))
         with store.writing() as batch:
-            extra = batch.find(digest(acknowledged + 1))  # committed, and killed before the word
+            extra = batch.find(digest(acknowledged + 1))  # committed, and killed before it said so
         acknowledged += extra is not None
         assert store.read(digest(acknowledged + 1)) is None
         files.close()

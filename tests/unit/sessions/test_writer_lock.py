@@ -1,4 +1,4 @@
-"""A writer that is stopped in the middle of a transaction: nobody waits for it for long."""
+"""A writer that is stopped in the middle of a transaction: no process waits for it for long."""
 
 from __future__ import annotations
 
