@@ -1,8 +1,9 @@
 """daemon - start-up from top to bottom.
 
 A review of security reads ``serve`` and ``processes.jail``. The order is: limits,
-directory, shared memory, pool, entropy source (opened as root, not read), then the janitor, which
-finds the directories of the files as mail_owner; the jail; the workers.
+directory, shared memory, pool, secret of a farm (read as root), entropy source (opened as root, not
+read), then the janitor, which finds the directories of the files as mail_owner; the jail; the
+workers.
 
 ``StartMode`` says how the daemon was started: ``main`` is the program that master(8) runs,
 ``standalone`` the one for people.
@@ -138,8 +139,9 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     memory = setup.make_memory(conf)
     pool = setup.make_pool(conf, memory)
     settings = cache_settings(conf, log.warning)
+    schedule = setup.make_schedule(conf, memory, mode.identity.uid)
     inherited = setup.make_inherited(
-        conf, mode.listeners, mode.service_name, memory, pool, settings
+        conf, mode.listeners, mode.service_name, memory, pool, settings, schedule
     )
     if memory.fallback:
         log.warning(memory.fallback)

@@ -192,7 +192,11 @@ def _ticket_key(context: Context, request: TicketKey, now: int) -> Reply:
     except EntropyError as error:
         log.warning(f"no random bytes for a ticket key: {error}")
         key = None
-    return write_reply(TicketKey, FAILED) if key is None else write_reply(TicketKey, OK, key)
+    if key is not None:
+        return write_reply(TicketKey, OK, key)
+    if name:
+        context.counts[_UNKNOWN_KEYS] += 1
+    return write_reply(TicketKey, FAILED)
 
 
 def _cache(context: Context, name: bytes) -> SessionCache | None:
@@ -215,6 +219,7 @@ def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> Refusal:
 
 
 _HITS, _BATCHES, _DROPPED = INDEX["hits"], INDEX["batches"], INDEX["dropped"]
+_UNKNOWN_KEYS = INDEX["unknown_keys"]
 _DONE, _NOT_DONE = write_reply(Update, OK), write_reply(Update, FAILED)  # a delete's are the same
 _HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], Reply], int]] = {
     Seed: (_seed, INDEX["seed"]),

@@ -84,7 +84,8 @@ def stock(path: Path, options: tuple[str, ...]) -> Outcome:
             end.sendto(b"", f"{path}/postlog")
         texts = [re.sub(r"^.*?/tlsmgr\[[0-9]+\]: ", "", line) for line in lines.result(60)]
     warnings = [text[9:] for text in texts if text.startswith("warning: ")]
-    warnings = [text for text in warnings if " is unavailable. " not in text]  # said by the store
+    of_store = (" is unavailable. ", "unsupported dictionary type: ")  # the latter since 3.10
+    warnings = [text for text in warnings if not any(part in text for part in of_store)]
     fatal = [text[7:] for text in texts if text.startswith("fatal: ")]
     match = re.search(rb"timeout\0([0-9]+)\0", reply)
     return warnings, f"timeout {match[1].decode()}" if match else "".join(fatal)

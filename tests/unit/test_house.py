@@ -27,7 +27,7 @@ FLOORS = (
     },
     {"processes"},
     {"service"},
-    {"sessions", "tickets", "prng", "stats", "config"},
+    {"sessions", "tickets", "prng", "farm", "stats", "config"},
     {"wire", "shm", "log", "logsockets"},
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.

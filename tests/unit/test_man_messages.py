@@ -39,6 +39,7 @@ LOGGING = frozenset(
         "SourceError",
         "SharedMemoryError",
         "SelfTestError",
+        "BadSecret",
     ]
 )
 """Functions and exceptions whose arguments are log messages, or the reasons in them."""
@@ -157,6 +158,13 @@ def messages(path: Path) -> set[str]:
     return found - {""}
 
 
+def page_of(path: Path) -> str:
+    """The page that has the messages of a file."""
+    if path.parent.name == "farm":
+        return "tlsmgr-farm.7"
+    return "tlsmgr-start.8" if path.name in BY_HAND else "tlsmgr.8"
+
+
 def page_text(name: str) -> str:
     """A page's source as plain text."""
     lines = []
@@ -176,7 +184,7 @@ def heads() -> list[str]:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_each_message_has_an_entry(path: Path) -> None:
-    page = page_text("tlsmgr-start.8" if path.name in BY_HAND else "tlsmgr.8")
+    page = page_text(page_of(path))
     assert [
         text for text in sorted(messages(path) - STOCK - NEVER_LOGGED) if text not in page
     ] == []

@@ -274,6 +274,7 @@ def test_ticket_keys(bench: Bench) -> None:
     assert bench.answer(TicketKey(b""), TicketKey(key[:16])) == [reply, reply]
     assert bench.answer(TicketKey(b"?" * 16)) == [FAILED + b"keybuf\0\0\0"]
     assert bench.answer(TicketKey(key[:16]), now=NOW + T) == [FAILED + b"keybuf\0\0\0"]
+    assert (bench.count("tktkey"), bench.count("unknown_keys")) == (5, 2)
     assert bench.complaints == []
     for length in (1, 15, 17, 88):
         assert bench.answer(TicketKey(bytes(length))) == [BAD + b"keybuf\0\0\0"]

@@ -14,9 +14,11 @@ import contextlib
 import ctypes
 import os
 import socket
+import time
 from collections.abc import Iterable, Sequence
 
-from tlsmgr.config.caches import CacheSettings
+from tlsmgr import log
+from tlsmgr.config.caches import CacheSettings, session_timeout
 from tlsmgr.config.load import Configuration
 from tlsmgr.log import Fatal
 from tlsmgr.prng.drbg import SelfTestError
@@ -29,7 +31,7 @@ from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, SERIAL_BYTES, Entry,
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
-from tlsmgr.tickets import TicketKeys
+from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
 
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
 PR_SET_NAME = 15  # prctl(2)
@@ -72,6 +74,30 @@ def make_pool(conf: Configuration, memory: SharedMemory) -> Pool:
         raise Fatal(str(error)) from None
 
 
+def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Schedule | None:
+    """Return the ticket keys that this host shares with its farm; None: it has keys of its own.
+
+    Reads the secret file; `owner` is a user ID that may own it. A file that cannot be used is an
+    error line. The modules are imported here, so that a host without a farm does not load them.
+    """
+    path = conf.text("tlsmgr_farm_secret_file")
+    lifetime = session_timeout(conf.seconds("smtpd_tls_session_cache_timeout"))
+    if not path or not lifetime:
+        return None
+    from tlsmgr.farm import schedule, secret, secret_file
+
+    now = int(time.time())
+    try:
+        secrets = secret_file.read(path, now // secret.DAY, (owner,))
+        made = schedule.Schedule(memory, secrets, lifetime, now)
+    except (secret.BadSecret, SharedMemoryError) as error:
+        log.error(f"farm secret file {path}: {error}; this host uses ticket keys of its own")
+        return None
+    name = (made.current(now) or b"")[: NAME_BYTES // 4].hex()
+    log.info(f"session ticket keys are derived from {path}; the key for new tickets is {name}")
+    return made
+
+
 def make_inherited(
     conf: Configuration,
     listeners: tuple[socket.socket, ...],
@@ -79,6 +105,7 @@ def make_inherited(
     memory: SharedMemory,
     pool: Pool,
     settings: Sequence[CacheSettings],
+    schedule: Schedule | None,
 ) -> Inherited:
     """Return the record, whose caches have no files yet."""
     slots = Slots(worker_count(conf))
@@ -87,7 +114,7 @@ def make_inherited(
     return Inherited(
         memory=memory,
         pool=pool,
-        ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract),
+        ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract, schedule),
         stats=Stats(memory, slots.count),
         scoreboard=Scoreboard(memory, slots.count, slots.workers),
         timeouts={name.encode(): timeout for name, timeout in timeouts.items()},
