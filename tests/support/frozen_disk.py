@@ -13,23 +13,38 @@ import pytest
 MIB = 1 << 20
 
 
+THAW_WHEN_CLOSED = 'read -r line; exec fsfreeze -u "$0"'
+
+
 class Disk:
-    """An ext4 file system in a file. No process of a test may write to it while it is frozen."""
+    """An ext4 file system in a file. No process of a test may write to it while it is frozen.
+
+    A process of its own thaws it at the end of a pipe: also when the tests are killed meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._frozen = False
+        self._guard: subprocess.Popen[bytes] | None = None
 
     def freeze(self) -> None:
         """Block all writes, as a snapshot does."""
-        subprocess.run(["fsfreeze", "-f", str(self.path)], check=True)
-        self._frozen = True
+        command = ["sh", "-c", THAW_WHEN_CLOSED, str(self.path)]
+        guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        try:
+            subprocess.run(["fsfreeze", "-f", str(self.path)], check=True)
+        except BaseException:
+            guard.kill()
+            guard.wait()
+            raise
+        self._guard = guard
 
     def thaw(self) -> None:
         """Let writes go on."""
-        if self._frozen:
-            subprocess.run(["fsfreeze", "-u", str(self.path)], check=True)
-            self._frozen = False
+        if self._guard is not None:
+            guard, self._guard = self._guard, None
+            assert guard.stdin is not None
+            guard.stdin.close()
+            assert guard.wait() == 0, "cannot thaw"
 
 
 @contextlib.contextmanager
