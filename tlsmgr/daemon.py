@@ -32,7 +32,8 @@ from tlsmgr.processes import jail, master, once, setup, upkeep
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import StatisticsLine
-from tlsmgr.processes.parent import CannotServe, Parent
+from tlsmgr.processes.parent import Parent
+from tlsmgr.processes.restarts import CannotServe
 
 PROCESS_NAME = "tlsmgr"  # in log lines, whatever the launcher's file is called
 

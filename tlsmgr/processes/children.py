@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from tlsmgr.processes import signals
-from tlsmgr.processes.inherited import Scoreboard
+from tlsmgr.processes.inherited import STALL_TIME, Scoreboard
 
-STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as stalled
-HUNG_TIME = 9.0  # seconds without a heartbeat, after which it is ended
-ABORT_TIME = 1.0  # seconds between SIGABRT and SIGKILL
+HUNG_TIME = 9.0  # seconds without a heartbeat, after which a process is killed
 DEFECT = 1  # exit status of a child whose entry point raised
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A child process as the parent sees it. Times are of time.monotonic()."""
 
@@ -33,7 +31,6 @@ class Child:
     started: float
     uses_files: bool
     stalled: bool = False  # no heartbeat for STALL_TIME
-    aborted: float = 0.0  # when it was sent SIGABRT
     killed: bool = False  # it was sent SIGKILL
     retired: bool = False  # it was told to go and is not counted any more
 
@@ -45,7 +42,7 @@ class Children:
         self._scoreboard = scoreboard
         self._by_pid: dict[int, Child] = {}
         self._proc = _open_proc()
-        self._judged = time.monotonic()
+        self._judged = self._resumed = time.monotonic()
 
     def __iter__(self) -> Iterator[Child]:
         return iter(list(self._by_pid.values()))
@@ -87,15 +84,25 @@ class Children:
     def judge(self, now: float) -> None:
         """Bring the ``stalled`` marks up to date, from the heartbeats.
 
-        Not when this process itself was not run for a while: then nobody may have been.
+        When this process itself was suspended, the children may have been as well: silence counts
+        from then on, and a child keeps its mark until its next heartbeat.
         """
-        paused, self._judged = now - self._judged > STALL_TIME, now
+        if now - self._judged > STALL_TIME:
+            self._resumed = now
+        self._judged = now
         for child in self:
-            child.stalled = not paused and self.silence(child, now) > STALL_TIME
+            if self.silence(child, now) > STALL_TIME:
+                child.stalled = True
+            elif now - self._last_sign(child) <= STALL_TIME:
+                child.stalled = False
 
     def silence(self, child: Child, now: float) -> float:
-        """Return the seconds since its last heartbeat, or since its start."""
-        return now - max(self._scoreboard.last_beat(child.slot), child.started)
+        """Return for how many seconds it could have sent a heartbeat, and did not."""
+        return now - max(self._last_sign(child), self._resumed)
+
+    def _last_sign(self, child: Child) -> float:
+        """Return the time of its last heartbeat, or of its start."""
+        return max(self._scoreboard.last_beat(child.slot), child.started)
 
     def is_blocked(self, child: Child) -> bool:
         """Return whether it waits in the kernel where no signal reaches it (state D)."""

@@ -131,10 +131,14 @@ class Connections:
         return [connection for connection in self._unfinished if connection.since < before]
 
     def largest(self) -> Connection | None:
-        """Return the connection to close because MEMORY_LIMIT is exceeded, or None."""
+        """Return the connection to close because MEMORY_LIMIT is exceeded, or None.
+
+        Not one that waits for its reply: by then its descriptor may be another client's.
+        """
         if self._held <= MEMORY_LIMIT:
             return None
-        return max(self._unfinished, key=lambda connection: connection.held)
+        idle = (each for each in self._unfinished if each.state != WAITING)
+        return max(idle, key=lambda connection: connection.held, default=None)
 
     def close_all(self) -> None:
         """Close every connection."""

@@ -24,6 +24,7 @@ from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
 
+STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as stalled
 SPREAD_SLACK = 16  # connections that a worker may have beyond its share
 
 
@@ -38,14 +39,16 @@ class CachePlan(NamedTuple):
 class Scoreboard:
     """A row for each slot: time of the last iteration (0 before it serves), and connections.
 
-    Each process writes its own row. The two words about files are written by the parent
-    (``files_blocked``) and by the janitor (``files_checked``).
+    Each process writes its own row; the parent marks the retired ones and clears rows. The two
+    words about files are written by the parent (``files_blocked``) and by the janitor
+    (``files_checked``).
     """
 
     def __init__(self, memory: SharedMemory, slots: int, workers: range) -> None:
         self._workers = workers
         self._beats = memory.carve(8 * slots).cast("d")
         self._connections = memory.carve(8 * slots).cast("Q")
+        self._retired = memory.carve(slots)
         self._checked = memory.carve(8).cast("d")
         self.files_blocked = memory.carve(1)
         """One byte; 1 while a file system blocks a process: nobody may touch session files."""
@@ -63,15 +66,27 @@ class Scoreboard:
         """Note that no process has this slot."""
         self._beats[slot] = 0.0
         self._connections[slot] = 0
+        self._retired[slot] = 0
+
+    def retire(self, slot: int) -> None:
+        """Note that the process of this slot accepts no more connections."""
+        self._retired[slot] = 1
 
     def connections(self, slot: int) -> int:
         """Return the number of open connections."""
         return int(self._connections[slot])
 
-    def is_crowded(self, slot: int) -> bool:
-        """Return whether another worker has far fewer connections than this one."""
-        loads = (self._connections[i] for i in self._workers if self._beats[i])
-        least = min(loads, default=0)
+    def is_crowded(self, slot: int, now: float) -> bool:
+        """Return whether another worker that accepts has far fewer connections than this one."""
+        latest = now - STALL_TIME
+        least = min(
+            (
+                self._connections[i]
+                for i in self._workers
+                if self._beats[i] >= latest and not self._retired[i]
+            ),
+            default=0,
+        )
         return self._connections[slot] > least + least // 2 + SPREAD_SLACK
 
     def note_files_checked(self, now: float) -> None:
@@ -98,7 +113,6 @@ class Inherited:
     listeners: tuple[socket.socket, ...]
     source: str  # how warnings name a client: "tlsmgr socket"
     client_timeout: int  # for half requests and replies that the client does not read
-    heartbeat: float  # the longest time between two iterations of an idle worker
 
     def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:
         """Return the record with these files of its caches, in the same order."""

@@ -131,7 +131,7 @@ class Link:
 def _message(content: Any, descriptors: list[int]) -> Message:
     passed = iter(descriptors)
     places = [
-        None if place is None else Directory(next(passed) if place[1] else CLOSED, place[0])
+        None if place is None else Directory(next(passed, CLOSED) if place[1] else CLOSED, place[0])
         for place in content["places"]
     ]
     located = Located(places[0], tuple(places[1:])) if places else None

@@ -4,10 +4,9 @@ The loop waits for the earliest thing due. Then it handles queued signals, reaps
 the locks of a dead one, keeps its counts, clears its slot), ends the ones that hang, spawns what is
 missing, and runs due jobs. It never waits for a file, nor for a child without a deadline.
 
-Workers: a worker that dies is replaced; one that dies young, after a growing pause. Before any
-worker has served, one that can't start, or MAX_FAILED_STARTS deaths in a row, end the daemon
-(CannotServe); later both only delay the replacement. A worker that is stalled is replaced as well
-and comes back into the count when it responds; without a heartbeat for 10 s it is ended.
+Workers: one that dies is replaced, as ``restarts`` says when. One that is stalled is replaced as
+well and comes back into the count when it responds; without a heartbeat for HUNG_TIME it is killed.
+A retired one has up to 10 s for its last connections, or until its slot is needed.
 
 Files: while a file system blocks a process, ``files_blocked`` keeps all others away from files, and
 new workers start without caches: seeds, policies and ticket keys go on. When the janitor reports
@@ -19,8 +18,6 @@ kernel still holds then is left: it ends as soon as the file system responds, an
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import select
 import signal
@@ -31,10 +28,11 @@ from functools import partial
 from tlsmgr import log
 from tlsmgr.log import Fatal
 from tlsmgr.processes import janitor, signals, worker
-from tlsmgr.processes.children import ABORT_TIME, HUNG_TIME, Child, Children
+from tlsmgr.processes.children import HUNG_TIME, Child, Children
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties, Located
 from tlsmgr.processes.jobs import Jobs
+from tlsmgr.processes.restarts import FORK_PAUSE, LONGEST_PAUSE, YOUNG, Restarts
 from tlsmgr.processes.setup import Slots
 from tlsmgr.shm import Recovery
 
@@ -42,16 +40,8 @@ WARNING_INTERVAL = 60.0  # seconds between two warnings about the same condition
 LOOK_INTERVAL = 0.5  # seconds between two looks at heartbeats
 LOCATE_TIME, MAKE_TIME = 1.0, 1.0  # seconds that a start waits for the janitor
 STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, and when killed
-YOUNG = 1.0  # seconds; a child that dies before this age died young
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young
 LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead child may have
-FORK_PAUSE = 1.0  # seconds before a fork that failed is tried again
-MAX_FAILED_STARTS = 5  # deaths in a row before any worker served
 DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets damaged pages
-
-
-class CannotServe(Exception):
-    """No worker can start; the text says why."""
 
 
 class Parent:
@@ -70,7 +60,8 @@ class Parent:
         self._scoreboard = inherited.scoreboard
         self._workers = workers
         self._slots = Slots(workers)
-        self._daemon_timeout = daemon_timeout
+        self._hung_time = min(HUNG_TIME, daemon_timeout)
+        self._watchdog = signals.Watchdog(daemon_timeout)
         self._duties = duties
         self._on_ready: Callable[[], None] | None = on_ready
         self._children = Children(inherited.scoreboard)
@@ -79,10 +70,8 @@ class Parent:
         self._files_made = False
         self._blocked_since = 0.0
         self._files_due = 0.0  # when workers start without files
-        self._worker_due, self._janitor_due = 0.0, 0.0
-        self._pause = 0.0
-        self._failed_starts = 0
-        self._has_served = False
+        self._janitor_due = 0.0
+        self._restarts = Restarts()
         self._stopping = False
         self._jailed = False
         self.jobs = Jobs()
@@ -128,7 +117,7 @@ class Parent:
                 while not self._stopping:
                     self._iterate()
             finally:
-                signal.alarm(0)
+                self._watchdog.stop()
                 self._end_children()
                 for act in self._last_acts:
                     act(time.time())
@@ -145,7 +134,7 @@ class Parent:
 
     def _iterate(self) -> None:
         now = time.monotonic()
-        signal.alarm(math.ceil(self._daemon_timeout))  # the watchdog of the parent itself
+        self._watchdog.restart()
         self._children.judge(now)
         locks = self._settle_locks(now)
         self._judge_files(now)
@@ -157,8 +146,8 @@ class Parent:
         delay = min(self.jobs.run(), look, *self._pauses(now))
         for descriptor, _ in self._poll.poll(max(0.0, delay) * 1000):
             self._watched[descriptor]()
+        self._look_for_readiness()  # before a death, which is no failed start when others serve
         self._reap()
-        self._look_for_readiness()
 
     def _take_signals(self) -> None:
         numbers = set(signals.drain(self._signal_fd))
@@ -168,12 +157,13 @@ class Parent:
     def _pauses(self, now: float) -> list[float]:
         """Return the seconds until the next spawn, if one is planned."""
         missing = self._missing() > 0
-        due = [self._worker_due] * missing + [self._files_due] * (not self._files_made)
+        due = [self._restarts.due] * missing + [self._files_due] * (not self._files_made)
         return [at - now for at in due if at > now]
 
     def _look_for_readiness(self) -> None:
         serving = [c for c in self._serving() if self._scoreboard.last_beat(c.slot)]
-        self._has_served |= bool(serving)
+        if serving:
+            self._restarts.note_service()
         if self._on_ready is not None and len(serving) >= self._workers:
             self._on_ready()
             self._on_ready = None
@@ -252,29 +242,35 @@ class Parent:
             self._spawn_janitor(now)
         if not self._files_made and now < self._files_due:
             return
-        taken = {child.slot for child in self._children}
-        free = [slot for slot in self._slots.workers if slot not in taken]
-        for slot in free[: max(0, self._missing())]:
-            if now < self._worker_due:
+        for slot in self._free_slots(self._missing()):
+            if now < self._restarts.due:
                 return
             self._spawn_worker(slot, now)
+
+    def _free_slots(self, wanted: int) -> list[int]:
+        """Return that many free slots; end workers that drain if there are not enough."""
+        taken = {child.slot for child in self._children}
+        free = [slot for slot in self._slots.workers if slot not in taken]
+        drain = [c for c in self._all_workers() if c.retired and not c.stalled]
+        for child in drain[: max(0, wanted - len(free))]:
+            self._children.kill(child, signal.SIGTERM)
+        return free[: max(0, wanted)]
 
     def _spawn_worker(self, slot: int, now: float) -> None:
         with_files = self._may_use_files()
         inherited = self._inherited if with_files else self._inherited.without_files()
         entry = partial(worker.main, inherited, slot, self._pipes)
         if not self._spawn("worker", slot, with_files, entry):
-            self._worker_due = now + FORK_PAUSE
+            self._restarts.note_failed_fork(now)
 
     def _spawn_janitor(self, now: float) -> None:
-        slot, located = self._slots.janitor, self._located
-        if self._jailed and located is None:
+        slot = self._slots.janitor
+        if self._jailed and self._located is None:
             log.error("session caches are not available until the next reload")
-            self._janitor_due = math.inf
-            return
+            self._located = Located(None, (None,) * len(self._inherited.caches))
         entry = partial(
             janitor.main, self._inherited, slot, self._janitor_end, self._pipes.parent_alive_fd,
-            self._duties, located,
+            self._duties, self._located,
         )  # fmt: skip
         if not self._spawn("janitor", slot, True, entry):
             self._janitor_due = now + FORK_PAUSE
@@ -311,7 +307,7 @@ class Parent:
         if self._stopping or child.retired or (child.slot == self._slots.janitor and code == 0):
             return
         log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
-        if code in DAMAGE and not child.aborted and child.uses_files:
+        if code in DAMAGE and child.uses_files:
             for plan in inherited.caches:
                 plan.shared.report_damage()
 
@@ -319,31 +315,21 @@ class Parent:
         now = time.monotonic()
         if child.slot == self._slots.janitor:
             self._janitor_due = now + (LONGEST_PAUSE if now - child.started < YOUNG else 0.0)
-            return
-        self._has_served |= served
-        if not self._has_served and code == worker.BOOT_ERROR:
-            raise CannotServe("workers cannot start; see the messages above")
-        self._failed_starts = 0 if served else self._failed_starts + 1
-        if not self._has_served and self._failed_starts >= MAX_FAILED_STARTS:
-            raise CannotServe(f"{MAX_FAILED_STARTS} workers in a row died before they could serve")
-        if now - child.started >= YOUNG or child.retired:
-            self._pause = 0.0
-        else:
-            self._pause = min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
-        self._worker_due = now + self._pause
+        elif not child.retired:  # else its successor is there already
+            self._restarts.note_death(now, child.started, served, code)
 
     def _end_hung(self, now: float) -> None:
-        """End children without a heartbeat: SIGABRT, so that a trace can be left, then SIGKILL."""
+        """Kill children without a heartbeat.
+
+        Not a janitor that still looks for directories: its successors could not, in the jail.
+        """
         for child in self._children:
-            if child.aborted:
-                if not child.killed and now - child.aborted >= ABORT_TIME:
-                    self._children.kill(child, signal.SIGKILL)
-            elif child.stalled and self._children.silence(child, now) > min(
-                HUNG_TIME, self._daemon_timeout
-            ):
+            if self._located is None and child.slot == self._slots.janitor:
+                continue
+            silence = self._children.silence(child, now)
+            if child.stalled and not child.killed and silence > self._hung_time:
                 log.warning(f"{child.name} pid {child.pid} does not respond: ending it")
-                child.aborted = now
-                self._children.kill(child, signal.SIGABRT)
+                self._children.kill(child, signal.SIGKILL)
 
     def _retire_surplus(self) -> None:
         """Retire workers that are one too many, or have no caches while they could have them.
@@ -362,6 +348,7 @@ class Parent:
         for child in children:
             if not child.retired:
                 child.retired = True
+                self._scoreboard.retire(child.slot)
                 self._children.kill(child, worker.DRAIN_SIGNAL)
 
     def _end_children(self) -> None:
@@ -380,12 +367,12 @@ class Parent:
 
     def _wait_for_children(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
+        deaths = select.poll()  # SIGCHLD; master's status channel, which has closed, is not asked
+        deaths.register(self._signal_fd, select.POLLIN)
+        self._reap()
         while len(self._children) and (left := deadline - time.monotonic()) > 0:
-            self._poll.poll(left * 1000)
+            deaths.poll(left * 1000)
             signals.drain(self._signal_fd)
-            signals.drain(self._wakeup_end)
-            with contextlib.suppress(Fatal):
-                self._take_message(0.0)
             self._reap()
 
 

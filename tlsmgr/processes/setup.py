@@ -33,7 +33,6 @@ from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
 
-LONGEST_HEARTBEAT = 1.0  # seconds between two iterations of an idle worker
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
 PR_SET_NAME = 15  # prctl(2)
 
@@ -87,7 +86,6 @@ def make_inherited(
     slots = Slots(worker_count(conf))
     encrypted = conf.flag("tlsmgr_session_encryption")
     timeouts = {cache.cache_type: cache.timeout for cache in settings}
-    client_timeout = conf.seconds("ipc_timeout")
     return Inherited(
         memory=memory,
         pool=pool,
@@ -104,8 +102,7 @@ def make_inherited(
         ),
         listeners=listeners,
         source=f"{service_name} socket",
-        client_timeout=client_timeout,
-        heartbeat=min(LONGEST_HEARTBEAT, conf.seconds("daemon_timeout") / 3, client_timeout),
+        client_timeout=conf.seconds("ipc_timeout"),
     )
 
 

@@ -1,4 +1,4 @@
-"""signals - signals are queued and handled only in the parent's main loop.
+"""signals - the parent's signals: queued, and handled only in its main loop; and its watchdog.
 
 The handlers do nothing; Python writes the number of each signal into a pipe, which wakes the loop.
 
@@ -12,6 +12,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterable, Iterator
+
+from tlsmgr import log
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _QUEUED_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD)
@@ -31,6 +33,36 @@ def queue() -> Iterator[int]:
         signal.signal(number, signal.SIG_IGN)
     yield reader
     signal.set_wakeup_fd(-1)
+
+
+class Watchdog:
+    """Ends this process when it makes no progress for ``timeout`` seconds (Postfix watchdog.c).
+
+    In three steps, so that one which was suspended for that long takes one step and goes on. It
+    works while this process can run its handler: Python code, and calls that a signal interrupts.
+    """
+
+    STEPS = 3
+
+    def __init__(self, timeout: float) -> None:
+        self._interval = timeout / self.STEPS
+        self._steps = 0
+        signal.signal(signal.SIGALRM, self._count)
+
+    def restart(self) -> None:
+        """Note progress."""
+        self._steps = 0
+        signal.setitimer(signal.ITIMER_REAL, self._interval, self._interval)
+
+    def stop(self) -> None:
+        """End nothing any more."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _count(self, *_: object) -> None:
+        self._steps += 1
+        if self._steps >= self.STEPS:
+            log.fatal("watchdog timeout")
+            os._exit(1)
 
 
 def drain(descriptor: int) -> bytes:

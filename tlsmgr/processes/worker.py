@@ -7,10 +7,10 @@ before their clients get a reply. No request waits for a sync to disk or for ano
 
 It ends after the current iteration when the parent has gone (``parent_alive_fd`` reads the end of
 the pipe, kill -9 of the parent included) and on SIGTERM. On DRAIN_SIGNAL it stops to accept, serves
-its connections until the clients leave, DRAIN_TIME at most, and ends. A defect of ours ends it with
-a traceback in the log and status 1; a worker that can't start exits with BOOT_ERROR. A cache that
-can't be opened is a warning. It holds no lock between iterations, and no descriptor that is not in
-``Inherited``.
+its connections until the clients leave, DRAIN_TIME at most, and ends. Before it serves, either
+signal ends it at once. A defect of ours ends it with a traceback in the log and status 1; a worker
+that can't start exits with BOOT_ERROR. A cache that can't be opened is a warning. It holds no lock
+between iterations, and no descriptor that is not in ``Inherited``.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ DEFECT = 1  # exit status: a traceback is in the log
 DRAIN_SIGNAL = signal.SIGUSR1
 DRAIN_TIME = 10.0  # seconds for clients to leave a worker that drains
 
+BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
 CHECK_INTERVAL = 1.0  # seconds between two looks at connections that send no event
 REQUESTS_AT_ONCE = 16  # of one client in an iteration
 MOST_MISTAKES = 100  # refused requests of one client
@@ -102,7 +103,9 @@ def _boot(inherited: Inherited, slot: int, pipes: Pipes) -> Worker:
     context = setup.make_context(inherited, slot)
     for directory in inherited.directories():
         os.close(directory)
-    return Worker(inherited, slot, pipes, context)
+    worker = Worker(inherited, slot, pipes, context)
+    worker.start()
+    return worker
 
 
 class Worker:
@@ -124,11 +127,14 @@ class Worker:
         self._stopping = False
         self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
 
-    def run(self) -> None:
-        """Serve until the parent or a signal ends it."""
+    def start(self) -> None:
+        """Catch signals and listen. Raises OSError."""
         self._catch_signals()
         self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
         self._listeners.listen()
+
+    def run(self) -> None:
+        """Serve until the parent or a signal ends it."""
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._wake_parent()
         while not (self._stopping or self._is_drained()):
@@ -168,7 +174,7 @@ class Worker:
         """Return how many seconds to wait for events."""
         if self._unread:
             return 0.0
-        return self._listeners.timeout(time.monotonic(), self._inherited.heartbeat)
+        return self._listeners.timeout(time.monotonic(), BEAT_INTERVAL)
 
     def _iterate(self, timeout: float) -> None:
         """Wait for events and serve them; at the end send the replies that are made together."""
@@ -193,7 +199,7 @@ class Worker:
             self._stop()
 
     def _accept(self, fd: int, now: float) -> None:
-        if self._inherited.scoreboard.is_crowded(self._slot) and self._listeners.back_off(now):
+        if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):
             return
         for connection in self._listeners.accept(fd, now):
             self._context.counts[_CONNECTIONS] += 1
