@@ -107,7 +107,7 @@ check_venv() { # EXTRAS
     unset TLSMGR_IMPORT_FAILED
 }
 
-# Bring .venv in order, whatever state it is in. Called with the lock.
+# Make or repair .venv. Called with the lock.
 prepare() { # EXTRAS
     if [ -e "$root/.venv" ]; then
         [ -w "$root/.venv" ] || unwritable "$root/.venv"
@@ -140,10 +140,12 @@ create() {
         die "$base lacks its venv module (on Debian: apt-get install python3-venv)"
     rm -rf -- "$root/.venv" || unwritable "$root/.venv"
     say "makes a virtual environment in $root/.venv with $base"
-    problem=$(clean "$base" -I -m venv "$root/.venv" 2>&1) || {
+    own_tmp=yes # ensurepip leaves its files when control-C ends it
+    mkdir -p -- "$root/.venv/tmp" && problem=$(clean "$base" -I -m venv "$root/.venv" 2>&1) || {
         rm -rf -- "$root/.venv"
         die "cannot make $root/.venv with $base: $(printf '%s' "$problem" | tail -n 1)"
     }
+    own_tmp=
     fresh=yes
 }
 

@@ -5,14 +5,43 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support.daemon_process import Daemon, MakeDaemon
 from support.small_disks import mounted
 
+if TYPE_CHECKING:
+    from support.fault_table import FaultTable
+
 pytest.register_assert_rewrite(
     "support.daemon_clients", "support.raw_client", "support.standalone_program"
 )
+
+FAULTS: pytest.StashKey[FaultTable] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the table of faults for this run."""
+    from support.fault_table import FaultTable  # it imports modules that are named above
+
+    config.stash[FAULTS] = FaultTable()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the table of faults, if one was tried."""
+    if config.stash[FAULTS].rows:
+        terminalreporter.section("faults")
+        for line in config.stash[FAULTS].lines():
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def faults(pytestconfig: pytest.Config) -> FaultTable:
+    """The table to which a test of a fault adds its row."""
+    return pytestconfig.stash[FAULTS]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -82,10 +111,16 @@ def many_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+ALL_WARNINGS = "from tlsmgr.processes import worker\nworker.WARNING_BURST = 10**6"
+"""Stock logs each warning that a client causes; so does the daemon that is held against it."""
+
+
 @pytest.fixture(scope="session")
 def recorded_daemon() -> Iterator[Daemon]:
     """A daemon that is configured like the stock one that was recorded: caches smtp and smtpd."""
-    daemon = Daemon("tlsmgr_worker_processes=2", "lmtp_tls_session_cache_database=")
+    daemon = Daemon(
+        "tlsmgr_worker_processes=2", "lmtp_tls_session_cache_database=", sabotage=ALL_WARNINGS
+    )
     try:
         yield daemon.start()
     finally:

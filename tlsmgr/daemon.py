@@ -1,15 +1,16 @@
 """daemon - start-up from top to bottom.
 
-``serve`` is the whole story, and a review of security reads it and ``processes.jail``: limits,
-directory, shared memory, pool, entropy source (opened as root, not read), then the janitor, which
-finds the directories of the files as mail_owner; the jail; the workers.
+A review of security reads ``serve`` and ``processes.jail``. The order is: limits,
+directory, shared memory, pool, secret of a farm (read as root), entropy source (opened as root, not
+read), then the janitor, which finds the directories of the files as mail_owner; the jail; the
+workers.
 
 ``StartMode`` says how the daemon was started: ``main`` is the program that master(8) runs,
 ``standalone`` the one for people.
 
 Fatal (log.Fatal, one line): no queue directory, no shared memory, a failed self-test of the random
 generator, workers that cannot start. A cache that can't be kept is an error line and a cache that
-answers "not found". Seeds and policies are served, in whatever state files and caches are.
+answers "not found". Seeds and policies are served even if no file can be used.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tlsmgr.processes.jobs import StatisticsLine
 from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.restarts import CannotServe
 
-PROCESS_NAME = "tlsmgr"  # in log lines, whatever the launcher's file is called
+PROCESS_NAME = "tlsmgr"  # in log lines, where the launcher has another one
 
 
 def main(
@@ -138,8 +139,9 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     memory = setup.make_memory(conf)
     pool = setup.make_pool(conf, memory)
     settings = cache_settings(conf, log.warning)
+    schedule = setup.make_schedule(conf, memory, mode.identity.uid)
     inherited = setup.make_inherited(
-        conf, mode.listeners, mode.service_name, memory, pool, settings
+        conf, mode.listeners, mode.service_name, memory, pool, settings, schedule
     )
     if memory.fallback:
         log.warning(memory.fallback)

@@ -1,6 +1,6 @@
 """pidfile - the process id of the parent in a file, while it runs.
 
-For the standalone daemon. The file is replaced by renaming, so that whoever reads it finds a whole
+For the standalone daemon. The file is replaced by renaming, so that a reader finds a whole
 line, and no other name of an earlier file is written to. Only a pid file is replaced, and only
 when its process has gone: a link, other text, and the file of a process that runs are refused. A
 process that started after the file was written is another one with the same number.

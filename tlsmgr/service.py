@@ -44,7 +44,7 @@ MAX_SEED = 255  # bytes (Postfix tlsmgr.c: UCHAR_MAX)
 
 
 class CacheType(NamedTuple):
-    """What the service knows of a cache type: its policy, and its cache if one is configured."""
+    """A cache type as the service knows it: its policy, and its cache if one is configured."""
 
     timeout: int
     cache: SessionCache | None
@@ -130,6 +130,7 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
         if mine or cache.expired:
             context.counts[_BATCHES] += 1
             done[cache] = iter(cache.apply(mine, now))
+            context.counts[_DROPPED] += cache.take_dropped()
     return [_DONE if next(done[cache]) else _NOT_DONE for cache, _ in deferred]
 
 
@@ -191,7 +192,11 @@ def _ticket_key(context: Context, request: TicketKey, now: int) -> Reply:
     except EntropyError as error:
         log.warning(f"no random bytes for a ticket key: {error}")
         key = None
-    return write_reply(TicketKey, FAILED) if key is None else write_reply(TicketKey, OK, key)
+    if key is not None:
+        return write_reply(TicketKey, OK, key)
+    if name:
+        context.counts[_UNKNOWN_KEYS] += 1
+    return write_reply(TicketKey, FAILED)
 
 
 def _cache(context: Context, name: bytes) -> SessionCache | None:
@@ -214,6 +219,7 @@ def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> Refusal:
 
 
 _HITS, _BATCHES, _DROPPED = INDEX["hits"], INDEX["batches"], INDEX["dropped"]
+_UNKNOWN_KEYS = INDEX["unknown_keys"]
 _DONE, _NOT_DONE = write_reply(Update, OK), write_reply(Update, FAILED)  # a delete's are the same
 _HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], Reply], int]] = {
     Seed: (_seed, INDEX["seed"]),

@@ -16,7 +16,7 @@ from tlsmgr.shm import SharedMemory
 
 
 class Counter(NamedTuple):
-    """A counter's name, and its meaning in a few words."""
+    """A counter's name, and its meaning."""
 
     name: str
     meaning: str
@@ -31,6 +31,7 @@ COUNTERS = (
     Counter("update", "update requests"),
     Counter("delete", "delete requests"),
     Counter("tktkey", "ticket key requests"),
+    Counter("unknown_keys", "ticket keys asked for by a name that is not known"),
     Counter("wakeups", "wake-ups by master"),
     Counter("malformed", "requests refused as malformed"),
     Counter("batches", "transactions for updates and deletes"),

@@ -7,6 +7,9 @@ sanitised smtpd_tls_session_cache_timeout, a key serves new tickets for T/2 seco
 another T/2. Beyond stock, a key that lasts longer than one made now could does not count: a clock
 that was set back must not keep a key in use for long.
 
+On a host of a farm the keys follow from a secret, as the Schedule says; the keys of this daemon
+alone are used while the schedule has none.
+
 Any worker reads and rotates. The keys lie behind a digest of both, so a reader needs no lock: where
 the digest does not match, a writer is at work or died at work, and the reader looks again with the
 lock. If it still does not match, there are no keys: a mixture is never handed out, and the next
@@ -22,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
+from typing import Protocol
 
 from tlsmgr.shm import Lock, SharedMemory
 
@@ -36,14 +40,30 @@ _TOUT = struct.Struct("=q")
 _NO_KEYS = bytes(2 * KEY_BYTES)
 
 
+class Schedule(Protocol):
+    """Keys that a farm of hosts shares, each of 88 bytes; None where it has none."""
+
+    def current(self, now: int) -> bytes | None:
+        """Return the key for new tickets."""
+
+    def named(self, name: bytes, now: int) -> bytes | None:
+        """Return the key of this name while it may decrypt tickets at `now`."""
+
+
 class TicketKeys:
     """The two keys of this daemon: first the one for new tickets, then the one before it.
 
-    `lifetime` is T in seconds; 0 means no tickets. `extract` returns random bytes of the pool.
+    `lifetime` is T in seconds; 0 means no tickets. `extract` returns random bytes of the pool. The
+    keys of `schedule` come before them.
     """
 
     def __init__(
-        self, memory: SharedMemory, slots: int, lifetime: int, extract: Callable[[int], bytes]
+        self,
+        memory: SharedMemory,
+        slots: int,
+        lifetime: int,
+        extract: Callable[[int], bytes],
+        schedule: Schedule | None = None,
     ) -> None:
         self.lock = Lock(memory, slots)
         self._slot = 0
@@ -51,6 +71,7 @@ class TicketKeys:
         self._area = memory.carve(DIGEST_BYTES + 2 * KEY_BYTES)
         self._half_life = lifetime // 2
         self._extract = extract
+        self._schedule = schedule
 
     def attach(self, slot: int) -> None:
         """Say which slot this process has: a worker after the fork. The parent is at slot 0."""
@@ -60,6 +81,10 @@ class TicketKeys:
         """Return the 88-byte key for new tickets, made if need be; None if there is none."""
         if not self._half_life:
             return None
+        if self._schedule is not None:
+            key = self._schedule.current(now)
+            if key is not None:
+                return key
         keys = self._read()
         if keys is not None and self._makes_tickets(keys[:KEY_BYTES], now):
             return keys[:KEY_BYTES]
@@ -69,6 +94,10 @@ class TicketKeys:
         """Return the 88-byte key of this 16-byte name while it may decrypt tickets at `now`."""
         if not self._half_life:
             return None
+        if self._schedule is not None:
+            key = self._schedule.named(name, now)
+            if key is not None:
+                return key
         keys = self._read() or self._read_with_lock()
         if keys is not None:
             for key in (keys[:KEY_BYTES], keys[KEY_BYTES:]):

@@ -87,7 +87,7 @@ def _kill_workers(server: Server, end: threading.Event) -> None:
 
 
 class Scene(NamedTuple):
-    """What goes on during the seed load."""
+    """The disturbance during the seed load."""
 
     meanwhile: Callable[[Bench, Server], contextlib.AbstractContextManager[None]]
     least: float  # seconds that it must last

@@ -261,7 +261,7 @@ def test_no_c_compiler_is_one_line(variables: dict[str, str], message: str) -> N
 
 @NEEDS_COMPILER
 def test_a_server_that_does_not_start_is_fatal() -> None:
-    done = run("ours", *QUICK, "-o", "tlsmgr_worker_processes=many")
+    done = run("ours", *QUICK, "-o", "tls_random_bytes=many")
     assert done.returncode == 1
     assert "scripts/tlsmgr-start does not start: " in done.stderr
     assert "Traceback" not in done.stderr

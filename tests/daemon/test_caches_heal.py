@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support.cache_files import empty_all_branches
+from support.cache_files import empty_all_branches, empty_root_page
 from support.daemon_clients import serve_on
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
 
 
 def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
-    """The file is made anew, those who knew the old one go, and sessions are kept again."""
+    """The file is made again, workers with the old one end, and sessions are cached again."""
     numbers = iter(range(1_000_000))
     wait_for(
         lambda: serve_on(daemon, next(numbers)) and "recreated empty" in daemon.log(),
@@ -97,6 +97,34 @@ def test_the_service_goes_on_and_the_file_heals(damaged: dict[str, Damaged], dam
     assert daemon.stop() == 0
 
 
+def test_a_damaged_root_page_does_not_end_the_parent(daemon: Daemon) -> None:
+    """It opens no session file itself when a child dies."""
+    path = daemon.directory / "smtp_scache.sessions"
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(update(b"smtp", b"id", b"session")) == OK
+    workers = daemon.workers()
+    empty_root_page(path)
+    workers[0].kill()
+    serve_until_it_heals(daemon, workers)
+    assert daemon.is_running
+
+
+def test_a_lock_table_that_is_removed_loses_no_update(daemon: Daemon) -> None:
+    """A worker that is killed then, and replaced, must not write under another lock."""
+    path = daemon.directory / "smtp_scache.sessions"
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(update(b"smtp", b"old", b"session")) == OK
+    workers = daemon.workers()
+    path.with_name("smtp_scache.sessions-lock").unlink()
+    workers[0].kill()
+    serve_until_it_heals(daemon, workers)
+    with Connection(daemon.socket_path) as one, Connection(daemon.socket_path) as other:
+        for number in range(500):
+            session = b"session %d" % number
+            assert (one, other)[number % 2].ask(update(b"smtp", b"id", session)) == OK
+            assert (other, one)[number % 2].ask(lookup(b"smtp", b"id")) == found(session)
+
+
 def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
     """In different directories. The watch must not take one for the other."""
     daemon = make_daemon(
@@ -156,7 +184,7 @@ def test_a_second_daemon_on_the_same_state_does_no_harm(make_daemon: MakeDaemon)
     check(200)
     assert first.workers() == workers
     assert first.lines(start) == []
-    assert "unable to get exclusive lock" in second.log()
+    assert f"another tlsmgr uses {first.directory}" in second.log()
 
 
 def removed(directory: Path) -> bool:

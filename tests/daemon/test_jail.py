@@ -39,7 +39,7 @@ def status(pid: int, field: str) -> list[int]:
     return [int(word) for word in line.split()]
 
 
-# Who they are, and where.
+# Identity and root directory.
 
 
 @BOTH
@@ -69,7 +69,7 @@ def test_identity_and_root(way: tuple[str, ...], stock: bool) -> None:
 @BOTH
 @WAYS
 def test_files_belong_to_mail_owner(way: tuple[str, ...], stock: bool) -> None:
-    """Whoever runs it next, as root or not, must be able to open them."""
+    """The next daemon, as root or not, must be able to open them."""
     owner = pwd.getpwnam("postfix")
     with child_in(way, stock) as child:
         with Connection(str(child.socket)) as connection:
@@ -119,7 +119,7 @@ def test_the_janitor_has_directories_and_no_listener(way: tuple[str, ...]) -> No
 
 
 def kind_of(link: str, child: MasterChild, parents: dict[int, str]) -> str:
-    """What a worker's descriptor is for; the link itself if it is for nothing that it may have."""
+    """The purpose of a worker's descriptor; the link itself if the worker must not have it."""
     cache = re.fullmatch(rf"{child.data}/(smtpd?)_scache\.sessions(-lock)?", link)
     if cache:
         return f"{cache[1]} cache"

@@ -1,4 +1,4 @@
-"""What works without a file system: all of it, with one worker in the jail, as mail_owner."""
+"""One worker in the jail, as mail_owner: all works without the files of the system."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_worker_that_dies_is_replaced(jailed: MasterChild, number: signal.Sign
         assert connection.read_to_end() == b""
     with Connection(str(jailed.socket)) as connection:
         assert connection.ask(tktkey()) == key
-        if number != signal.SIGSEGV:  # after which files are made anew
+        if number != signal.SIGSEGV:  # after which files are made again
             assert connection.ask(lookup(b"smtpd", b"survivor")) == found(b"session")
         assert the_worker(jailed).pid != worker.pid
     jailed.wait_log(rf"worker pid {worker.pid} (killed by signal {number:d}|exit status 0)$")
@@ -122,7 +122,7 @@ def test_a_cache_file_that_is_removed_is_made_anew(jailed: MasterChild) -> None:
 
 
 def test_the_exchange_file_is_kept(jailed: MasterChild) -> None:
-    """Rewritten by the clock, and made anew when it was removed."""
+    """It is written again in time, and made again when it was removed."""
     before = jailed.exchange_file()
     wait_until(lambda: jailed.exchange_file() not in (b"", before), PATIENCE)
     path = jailed.data / "prng_exch"

@@ -1,4 +1,4 @@
-"""Workers are killed under load: no acknowledged update is lost, and nobody waits long."""
+"""Workers are killed under load: no acknowledged update is lost, and no client waits long."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def check_that_updates_survive_kills(make_daemon: MakeDaemon, count: int, pause:
 
 def test_acknowledged_updates_survive_kills_of_workers(make_daemon: MakeDaemon) -> None:
     """20,000 updates from eight clients; no client waits longer than two seconds."""
-    check_that_updates_survive_kills(make_daemon, 20_000, 0.1)
+    check_that_updates_survive_kills(make_daemon, 20_000, 0.015)
 
 
 @pytest.mark.long

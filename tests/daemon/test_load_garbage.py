@@ -68,7 +68,7 @@ def garbage(dice: random.Random) -> bytes:
 
 
 def throw_garbage(daemon: Daemon, dice: random.Random, count: int) -> None:
-    """So many pieces, some in a connection; what comes back does not matter."""
+    """That many pieces, some in a connection; the replies do not matter."""
     while count > 0:
         pieces = min(count, dice.randrange(1, 40))
         count -= pieces

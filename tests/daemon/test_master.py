@@ -1,4 +1,4 @@
-"""What master(8) dictates, held by stock tlsmgr(8) and by ours: messages, processes, time.
+"""The rules of master(8), for stock tlsmgr(8) and for ours: messages, processes, time.
 
 Both are started and driven as master does it.
 """

@@ -1,4 +1,4 @@
-"""The end under master(8), held by stock tlsmgr(8) and by ours: its status channel, and signals."""
+"""The end under master(8), of stock tlsmgr(8) and of ours: the status channel, and signals."""
 
 from __future__ import annotations
 

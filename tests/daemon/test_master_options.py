@@ -1,6 +1,6 @@
 """The options and the environment that master(8) gives, held against stock tlsmgr(8).
 
-What is refused, with which words; what is accepted, and what it changes.
+Options that are refused, with the text; options that are accepted, and their effect.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ def test_debugger(stock: bool, how: str) -> None:
 
 @BOTH
 def test_tag_of_the_log(stock: bool) -> None:
-    """What the environment says, until main.cf is known."""
+    """The log destination of the environment, until main.cf is known."""
     with MasterChild(
         stock=stock,
         options=UNIX,

@@ -43,7 +43,7 @@ def standard_input(data: bytes, *, ends: bool = True) -> Iterator[int]:
 
 
 def ask_once(stock: bool, data: bytes, *arguments: str, ends: bool = True) -> bytes:
-    """What comes back on standard output."""
+    """The reply on standard output."""
     with (
         standard_input(data, ends=ends) as stdin,
         MasterChild(stock=stock, options=["-S"], arguments=arguments, stdin=stdin) as child,

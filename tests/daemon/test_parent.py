@@ -18,7 +18,7 @@ from tlsmgr.processes.worker import DRAIN_TIME
 
 
 def wait_for_workers(daemon: Daemon, count: int, without: set[int]) -> set[int]:
-    """Wait until so many serve, none of them one of ``without``; returns their pids."""
+    """Wait until that many serve, none of them one of ``without``; return their pids."""
     what = f"{count} workers other than {without}"
 
     def they_are_there() -> bool:
@@ -263,7 +263,7 @@ def test_a_suspension_of_all_processes_ends_none(make_daemon: MakeDaemon) -> Non
 
 
 def test_seeds_and_policies_are_served_right_after_the_start(make_daemon: MakeDaemon) -> None:
-    """What is printed as ready is ready: every worker."""
+    """Every worker serves when the daemon says that it is ready."""
     daemon = make_daemon("tlsmgr_worker_processes=4")
     with contextlib.ExitStack() as stack:
         for _ in range(50):
@@ -273,7 +273,7 @@ def test_seeds_and_policies_are_served_right_after_the_start(make_daemon: MakeDa
 
 
 def test_workers_that_are_retired_go_without_a_word(daemon: Daemon) -> None:
-    """They are replaced when a cache's file was made anew, and clients come to the new ones."""
+    """They are replaced when a session file was made again, and clients get the new ones."""
     before = daemon.worker_pids()
     (daemon.directory / "lmtp_scache.sessions").unlink()
     wait_for(lambda: not daemon.worker_pids() & before, "other workers")

@@ -1,4 +1,4 @@
-"""What stock tlsmgr 3.7.11 answered, byte for byte, in whatever segments it is asked.
+"""The recorded answers of stock tlsmgr 3.7.11, byte for byte, for requests in any segments.
 
 Each case is one connection. Random bytes are compared by number alone. Some cases store what an
 earlier run would find, so each run first deletes the ids that it is going to use.
@@ -19,7 +19,7 @@ from tlsmgr.wire import Delete, Lookup, Update, read_whole
 
 
 class Step(NamedTuple):
-    """Bytes to send, and what must come back: the head, then so many random bytes (or None)."""
+    """Bytes to send, and the reply: its head, then a number of random bytes (or None)."""
 
     send: bytes
     reply: bytes

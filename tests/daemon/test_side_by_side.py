@@ -154,7 +154,7 @@ def test_the_exchange_file_is_handed_on(stock: bool) -> None:
 
 @BOTH
 def test_the_exchange_file_is_taken_up(stock: bool) -> None:
-    """What a program finds there it reads, before it writes."""
+    """A program reads the content before it writes."""
     with MasterChild(stock=not stock) as child:
         if not reads_show(child.data):
             pytest.skip("this file system keeps no time of the last read")

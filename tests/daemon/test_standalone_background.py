@@ -20,7 +20,7 @@ from support.standalone_program import fatal_line, run
 
 @pytest.fixture
 def in_background(idle: Daemon) -> Iterator[Daemon]:
-    """Ends what was started in the background, whatever the test did."""
+    """Ends the daemon that a test started in the background, also when the test failed."""
     yield idle
     for process in idle.processes():
         with contextlib.suppress(psutil.NoSuchProcess):  # a child may go before its turn comes
@@ -101,7 +101,7 @@ def test_a_failure_behind_the_fork_is_told_as_well(in_background: Daemon) -> Non
 
 
 def test_an_interrupted_start_in_the_background_is_none(in_background: Daemon) -> None:
-    """Who presses ctrl-C before it serves gets no daemon."""
+    """After ctrl-C before it serves there is no daemon."""
     sabotage = (
         "import sys, time\nfrom tlsmgr.processes import setup\n"
         "setup.make_context = lambda inherited, slot: time.sleep(60)\n"

@@ -1,4 +1,4 @@
-"""The standalone daemon's socket: where it is, what may be in its way, whose it is."""
+"""The standalone daemon's socket: its path, files that are there already, its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers of the real daemon: they share the clients, and nobody waits for anybody."""
+"""Workers of the real daemon: they share the clients, and no client blocks another."""
 
 from __future__ import annotations
 

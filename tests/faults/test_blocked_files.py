@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
+from support.fault_table import FaultTable
 from support.frozen_disk import Disk, disk
 from support.raw_client import OK, Connection, data_of, found, lookup, policy, seed, tktkey, update
 
@@ -59,13 +60,17 @@ def touch_files(daemon: Daemon, stack: contextlib.ExitStack, count: int = 8) -> 
 
 
 def test_a_frozen_file_system_takes_no_seed_away(
-    make_daemon: MakeDaemon, frozen_disk: Disk
+    make_daemon: MakeDaemon, frozen_disk: Disk, faults: FaultTable
 ) -> None:
     daemon = on_disk(make_daemon, frozen_disk)
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"before", b"old session")) == OK
     workers = daemon.worker_pids()
-    with contextlib.ExitStack() as stack:
+    with (
+        faults.under_load(daemon, "file system frozen") as load,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(frozen_disk.thaw)
         frozen_disk.freeze()
         touch_files(daemon, stack)
         daemon.wait_for_log("a file system does not respond; sessions are not cached until it does")
@@ -75,7 +80,8 @@ def test_a_frozen_file_system_takes_no_seed_away(
             with Connection(daemon.socket_path) as connection:
                 assert connection.ask(update(b"smtp", b"%d" % number, b"dropped")) == OK
         frozen_disk.thaw()
-    daemon.wait_for_log("the file system responds again: sessions are cached")
+        daemon.wait_for_log("the file system responds again: sessions are cached")
+    assert load.failed == []
     wait_for(lambda: keeps_sessions(daemon, b"after"), "sessions that are kept again")
     wait_for(lambda: len(daemon.workers()) == 2, "two workers")
     wait_for(lambda: all(keeps_sessions(daemon, b"x%d" % i) for i in range(20)), "all workers")
@@ -87,58 +93,78 @@ def test_a_frozen_file_system_takes_no_seed_away(
     print(f"{len(daemon.worker_pids() & workers)} of 2 workers lived through it")
 
 
-def test_the_time_without_service_is_short(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+def test_the_time_without_service_is_short(
+    make_daemon: MakeDaemon, frozen_disk: Disk, faults: FaultTable
+) -> None:
     """From the first blocked request to the first seed of a new connection."""
     daemon = on_disk(make_daemon, frozen_disk)
     times = []
     for _ in range(3):
         wait_for(lambda: keeps_sessions(daemon, b"id"), "sessions that are kept")
-        with contextlib.ExitStack() as stack:
+        with (
+            faults.under_load(daemon, "file system frozen, until it is served again") as load,
+            contextlib.ExitStack() as stack,
+        ):
+            stack.callback(frozen_disk.thaw)
             frozen_disk.freeze()
             touch_files(daemon, stack)
             began = time.monotonic()
             wait_for(lambda: serves(daemon), "service")
             times.append(time.monotonic() - began)
-            frozen_disk.thaw()
+            load.remark = f"served after {times[-1]:.2f} s"
         wait_for(lambda: len(daemon.workers()) == 2, "two workers")
     print("seconds until new connections are served:", *(f"{t:.2f}" for t in times))
     assert min(times) < SOON
 
 
-def test_an_end_while_it_is_frozen(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+def test_an_end_while_it_is_frozen(
+    make_daemon: MakeDaemon, frozen_disk: Disk, faults: FaultTable
+) -> None:
     """The parent does not wait for children that cannot end; they go as soon as they can."""
     daemon = on_disk(make_daemon, frozen_disk)
-    with contextlib.ExitStack() as stack:
+    with (
+        faults.under_load(daemon, "SIGTERM while it is frozen", visitors=0) as load,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(frozen_disk.thaw)
         frozen_disk.freeze()
         touch_files(daemon, stack)
         wait_for(lambda: serves(daemon), "service")
         began = time.monotonic()
         assert daemon.stop() == 0
-        print(f"{time.monotonic() - began:.2f} s from SIGTERM to the end")
-        assert time.monotonic() - began < PATIENCE / 2
+        took = time.monotonic() - began
+        load.remark = f"ended after {took:.2f} s"
+        assert took < PATIENCE / 2
         assert daemon.processes(), "some cannot end"
         assert "processes are blocked by a file system" in daemon.log()
         frozen_disk.thaw()
     wait_for(lambda: not daemon.processes(), "end of all processes")
 
 
-def test_a_start_while_it_is_frozen(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+def test_a_start_while_it_is_frozen(
+    make_daemon: MakeDaemon, frozen_disk: Disk, faults: FaultTable
+) -> None:
     """Seeds are served at once, sessions are cached when the file system responds."""
     daemon = on_disk(make_daemon, frozen_disk, start=False)
     frozen_disk.freeze()
     began = time.monotonic()
     daemon.start()
-    print(f"{time.monotonic() - began:.2f} s to the start")
-    for _ in range(20):
-        assert serves(daemon)
-    assert not keeps_sessions(daemon, b"early")
+    took = time.monotonic() - began
+    with faults.under_load(daemon, "start while the file system is frozen") as load:
+        load.remark = f"start took {took:.2f} s"
+        for _ in range(20):
+            assert serves(daemon)
+        assert not keeps_sessions(daemon, b"early")
     frozen_disk.thaw()
+    assert load.failed == []
     wait_for(lambda: keeps_sessions(daemon, b"late"), "sessions that are kept")
     wait_for(lambda: all(keeps_sessions(daemon, b"x%d" % i) for i in range(20)), "all workers")
     assert len(daemon.workers()) == 2
 
 
-def test_a_frozen_exchange_file(make_daemon: MakeDaemon, frozen_disk: Disk) -> None:
+def test_a_frozen_exchange_file(
+    make_daemon: MakeDaemon, frozen_disk: Disk, faults: FaultTable
+) -> None:
     """It blocks the janitor alone, and not a client notices."""
     daemon = make_daemon(
         "tlsmgr_worker_processes=2",
@@ -146,7 +172,12 @@ def test_a_frozen_exchange_file(make_daemon: MakeDaemon, frozen_disk: Disk) -> N
         "tls_random_prng_update_period=1",
     )
     wait_for((frozen_disk.path / "prng_exch").exists, "exchange file")
-    with Connection(daemon.socket_path) as connection:
+    with (
+        faults.under_load(daemon, "exchange file on a frozen file system") as load,
+        Connection(daemon.socket_path) as connection,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(frozen_disk.thaw)
         frozen_disk.freeze()
         daemon.wait_for_log("a file system does not respond")
         for _ in range(200):
@@ -155,3 +186,4 @@ def test_a_frozen_exchange_file(make_daemon: MakeDaemon, frozen_disk: Disk) -> N
         frozen_disk.thaw()
         daemon.wait_for_log("the file system responds again")
         wait_for(lambda: keeps_sessions(daemon, b"id"), "sessions that are kept")
+    assert (load.failed, load.broken, load.refused) == ([], [], [])

@@ -133,11 +133,6 @@ FAULTS = [
         lambda c: wrap_python(c, 'ulimit -v 30000; exec "$real" "$@"\n'),
         f"MemoryError|failed to map|{SILENT}",
     ),
-    Fault(
-        "no room for files",
-        lambda c: wrap_python(c, 'ulimit -f 0; exec "$real" "$@"\n'),
-        f"{SILENT}|File too large",
-    ),
 ]
 
 

@@ -68,7 +68,7 @@ def test_sessions_are_reused(cache_type: str, chroot: bool, kind: str) -> None:
 
 
 def complaints(postfix: PostfixInstance) -> list[str]:
-    """What anybody logged that is worse than information, but for lines lost in a crowd."""
+    """All warnings and worse in the log, but for those about dropped lines."""
     lines = postfix.log_lines("warning:|error:|fatal:|panic:")
     return [line for line in lines if "log lines were dropped" not in line]
 

@@ -61,7 +61,7 @@ def parents(postfix: PostfixInstance) -> list[psutil.Process]:
 
 
 def ours(postfix: PostfixInstance) -> list[psutil.Process]:
-    """All processes of our program, whoever their parent is."""
+    """All processes of our program, with any parent."""
     return [p for p in postfix.processes() if "tlsmgr.daemon" in command_of(p)]
 
 

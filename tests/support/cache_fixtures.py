@@ -59,7 +59,7 @@ def make_files(tmp_path: Path) -> Iterator[MakeFiles]:
 
 
 def update(cache: SessionCache, *entries: tuple[bytes, bytes], now: int = NOW) -> None:
-    """Updates as one batch; every one is done, whatever happens."""
+    """Updates as one batch; each is answered as done."""
     changes = [Change(cache_id, session) for cache_id, session in entries]
     assert cache.apply(changes, now) == [True] * len(changes)
 

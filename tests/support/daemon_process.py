@@ -99,7 +99,7 @@ class Daemon:
             )
 
     def environment(self) -> dict[str, str]:
-        """What the daemon is started with."""
+        """The arguments of the daemon."""
         return {**os.environ, "XDG_STATE_HOME": str(self.state), MARK: self._mark}
 
     def wait_until_ready(self) -> None:

@@ -1,4 +1,4 @@
-"""parent_parts - a Parent that forks nothing: its children are rows of a table."""
+"""parent_parts - a Parent that forks nothing: its children are rows of a table of the test."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tlsmgr.processes.janitor import Directory, Duties, Located, Message
 from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.setup import Slots
 from tlsmgr.sessions.cache import CacheRules
+from tlsmgr.sessions.file import FileMark, StoreFile
 from tlsmgr.sessions.record import KEY_BYTES
-from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import StoreFile
+from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
@@ -39,6 +39,7 @@ def inherited_for(workers: int) -> Inherited:
         scoreboard=Scoreboard(memory, slots.count, slots.workers),
         timeouts={b"smtp": 3600},
         caches=(CachePlan(rules, SharedCache(memory, pool.extract(2 * KEY_BYTES), True), None),),
+        process_number=ProcessNumber(),
         listeners=(),
         source="tlsmgr socket",
         client_timeout=3600,
@@ -159,10 +160,12 @@ class Scene:
 def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
     """A parent that waits for no file and never sleeps in its loop."""
     inherited = inherited_for(workers)
+    mark = FileMark()
+    mark.record(7, 8, 1 << 20, True)
 
     def store_files(located: Located) -> list[StoreFile | None]:
         return [
-            place and StoreFile(place.descriptor, place.name, 1 << 20, None)
+            place and StoreFile(place.descriptor, place.name, 1 << 20, mark)
             for place in located.caches
         ]
 

@@ -1,4 +1,4 @@
-"""A pool that tells what became of it, for tests of the sources that are stirred into it."""
+"""A pool that records its calls, for tests of the sources that are stirred into it."""
 
 import os
 

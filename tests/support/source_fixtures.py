@@ -1,4 +1,4 @@
-"""Fixtures for tests of the external entropy sources, run as the parent runs them."""
+"""Fixtures for tests of the external entropy sources, run as the janitor runs them."""
 
 import time
 from pathlib import Path

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from support.cache_files import CacheFiles
 
+from tlsmgr.sessions.record import SERIAL_BYTES
 from tlsmgr.sessions.store import Record, Store
 
 
 def serial(number: int) -> bytes:
-    return number.to_bytes(6, "big")
+    return number.to_bytes(SERIAL_BYTES, "big")
 
 
 def digest(number: int) -> bytes:
@@ -22,13 +23,15 @@ def digest(number: int) -> bytes:
 def record(number: int, size: int = 1200, of: int | None = None) -> Record:
     """The record of this serial, under the digest of the same number if not ``of`` another."""
     return Record(
-        digest(number if of is None else of), serial(number), serial(number) * (size // 6)
+        digest(number if of is None else of),
+        serial(number),
+        serial(number) * (size // SERIAL_BYTES),
     )
 
 
 def put(store: Store, *numbers: int, size: int = 1200) -> None:
     """One batch: records of these serials under the digests of the same numbers."""
-    with store.writing(len(numbers), [size] * len(numbers)) as batch:
+    with store.writing() as batch:
         for number in numbers:
             batch.put(record(number, size))
 

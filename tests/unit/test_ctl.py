@@ -31,7 +31,7 @@ Run = subprocess.CompletedProcess[bytes]
 def server() -> Iterator[Path]:
     if reason := postfix_missing("btree"):
         pytest.skip(reason)
-    # Stock neither stores nor finds ids that are not UTF-8, unless it is told not to look.
+    # Stock neither stores nor finds ids that are not UTF-8, unless it does not check them.
     with StockTlsmgr(parameters={"smtputf8_enable": "no"}) as stock:
         yield stock.socket
 
@@ -48,7 +48,7 @@ def ctl(*arguments: str | bytes | Path, stdin: bytes = b"", **environment: str) 
 
 
 def expect_failure(run: Run, status: int, *words: str) -> None:
-    """Nothing on standard output, one line on standard error that has the words."""
+    """Nothing on standard output, one line on standard error with that text."""
     text = run.stderr.decode()
     assert (run.returncode, run.stdout) == (status, b""), text
     assert text.startswith("tlsmgrctl: ")
@@ -206,7 +206,7 @@ def test_a_directory_that_may_not_be_entered(tmp_path: Path) -> None:
     expect_failure(run, 1, f"connect to {closed}/socket: Permission denied")
 
 
-# What an operator can do to it
+# Mistakes of an operator
 
 
 @pytest.fixture

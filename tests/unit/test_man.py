@@ -77,6 +77,7 @@ def real_options(parser: argparse.ArgumentParser) -> Iterator[Option]:
 
 def test_the_pages_are_these() -> None:
     assert PAGES == [
+        "tlsmgr-farm.7",
         "tlsmgr-postfix.8",
         "tlsmgr-start.8",
         "tlsmgr.8",
@@ -153,7 +154,7 @@ def test_tlsmgr_lists_the_generic_options() -> None:
 
 def test_tlsmgr_cf_lists_our_parameters_with_their_defaults() -> None:
     listed = re.findall(r"^\.It Va (\S+) Pq (.*)$", text("tlsmgr.cf.5"), re.MULTILINE)
-    assert sorted(listed) == sorted((row.name, row.default) for row in OURS)
+    assert sorted(listed) == sorted((row.name, row.default or "empty") for row in OURS)
 
 
 def test_tlsmgr_cf_examples_are_valid(tmp_path: Path) -> None:

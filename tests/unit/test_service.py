@@ -24,6 +24,9 @@ from tlsmgr.service import (
     refuse,
 )
 from tlsmgr.sessions.cache import SessionCache
+from tlsmgr.sessions.file import StoreBusy
+from tlsmgr.sessions.record import Nonces
+from tlsmgr.sessions.store import Batch, Store
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import INDEX, Stats
 from tlsmgr.tickets import TicketKeys
@@ -84,7 +87,7 @@ class Bench:
         return [replies[at] for at in range(len(requests))]
 
     def count(self, name: str) -> int:
-        """What was counted."""
+        """The counts."""
         return int(self.context.counts[INDEX[name]])
 
     def close(self) -> None:
@@ -172,7 +175,7 @@ def test_policy_of_a_cache_without_a_file(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     smtp = bench.context.cache_types[b"smtp"].cache
     assert smtp is not None
-    broken = SessionCache(smtp.rules, smtp._shared, None)
+    broken = SessionCache(smtp.rules, smtp._shared, None, Nonces(1))
     bench.context = replace(
         bench.context, cache_types={b"smtp": CacheType(T, broken)}, caches=(broken,)
     )
@@ -227,6 +230,25 @@ def test_changes_of_a_turn_keep_their_order_and_their_cache(bench: Bench) -> Non
     assert bench.count("batches") == 2
 
 
+def test_updates_that_were_dropped_are_counted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are answered as done all the same."""
+
+    def be_busy(store: Store) -> Batch:
+        raise StoreBusy("another process did not finish writing in time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "writing", be_busy)
+        answers = bench.answer(
+            Update(b"smtp", b"a", b"1"), Update(b"smtpd", b"b", b"2"), Delete(b"smtp", b"c")
+        )
+    assert answers == [OK + b"\0", OK + b"\0", FAILED + b"\0"]
+    assert bench.count("dropped") == 2
+    bench.answer(Update(b"smtp", b"a", b"1"))
+    assert bench.count("dropped") == 2
+
+
 @pytest.mark.parametrize("cache_type", [b"lmtp", b"bogus", b""])
 def test_no_such_cache(bench: Bench, cache_type: bytes) -> None:
     assert bench.answer(
@@ -252,6 +274,7 @@ def test_ticket_keys(bench: Bench) -> None:
     assert bench.answer(TicketKey(b""), TicketKey(key[:16])) == [reply, reply]
     assert bench.answer(TicketKey(b"?" * 16)) == [FAILED + b"keybuf\0\0\0"]
     assert bench.answer(TicketKey(key[:16]), now=NOW + T) == [FAILED + b"keybuf\0\0\0"]
+    assert (bench.count("tktkey"), bench.count("unknown_keys")) == (5, 2)
     assert bench.complaints == []
     for length in (1, 15, 17, 88):
         assert bench.answer(TicketKey(bytes(length))) == [BAD + b"keybuf\0\0\0"]

@@ -39,7 +39,7 @@ def steps(*, holds: bool, mark: int) -> list[Step]:
 
 
 def step_name(step: Step) -> str:
-    """What pytest calls a step."""
+    """The name of a step in pytest's output."""
     return step.name
 
 

@@ -1,4 +1,4 @@
-"""The standalone daemon's socket file: two starters at once, and what is in its way."""
+"""The standalone daemon's socket file: two starters at once, and other files at its path."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ STATUS_BAD_REQUEST = -2
 
 
 class Policy(NamedTuple):
-    """What the server says of one session cache."""
+    """The server's policy for one session cache."""
 
     cachable: bool  # a database is configured and the timeout is not zero
     timeout: int  # seconds that a session lives

@@ -2,7 +2,7 @@
 
 The lower half of the client library: connect, announcement, one request, one reply, and the errors
 that all of them may raise. Nothing waits beyond the deadline that the caller passes in, and memory
-is bounded, whatever the server sends. Requests and replies have no meaning here, and nothing is
+is bounded. Requests and replies have no meaning here, and nothing is
 repeated: HungUp says that the caller may.
 
 A list is *( name NUL value NUL ) NUL (src/util/attr_print0.c, attr_scan0.c).

@@ -78,8 +78,7 @@ class CachePlace(NamedTuple):
 
 def cache_settings(conf: Configuration, warn: Warn) -> tuple[CacheSettings, ...]:
     """Return the settings of the caches smtpd, smtp and lmtp, in that order. Looks at no file."""
-    users: dict[str, str] = {}
-    return tuple(_settings(conf, cache_type, users, warn) for cache_type in CACHE_TYPES)
+    return tuple(_settings(conf, cache_type, warn) for cache_type in CACHE_TYPES)
 
 
 def cache_places(
@@ -95,15 +94,10 @@ def cache_places(
     return places
 
 
-def _settings(
-    conf: Configuration, cache_type: str, users: dict[str, str], warn: Warn
-) -> CacheSettings:
-    """Return the settings of one cache; `users` maps the tables in use to caches."""
+def _settings(conf: Configuration, cache_type: str, warn: Warn) -> CacheSettings:
     timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
     table = conf.text(f"{cache_type}_tls_session_cache_database")
     cachable = bool(table) and timeout > 0
-    if cachable:
-        _claim(table, table, cache_type, users)
     return CacheSettings(
         cache_type=cache_type,
         table=table,
@@ -121,6 +115,8 @@ def _place(
     writable: WritableDir,
     warn: Warn,
 ) -> CachePlace:
+    """Return where one cache is; `users` maps the tables and files in use to caches."""
+    _claim(cache.table, cache.table, cache.cache_type, users)
     kind, name = _split_table(cache.table, conf.text("default_database_type"))
     error = _table_error(kind, name)
     name = _redirected(kind, name, cache.table, writable, warn)

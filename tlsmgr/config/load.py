@@ -47,7 +47,7 @@ class Configuration:
     values: Mapping[str, Value]
 
     def text(self, name: str) -> str:
-        """Return the value of a TEXT parameter."""
+        """Return the value of a TEXT or PATH parameter."""
         value = self.values[name]
         if not isinstance(value, str):
             raise TypeError(f"{name} is no text")

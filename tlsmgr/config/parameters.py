@@ -140,6 +140,13 @@ OURS = (
         "The time between two log lines with statistics; 0 turns them off.",
         minimum=0,
     ),
+    Parameter(
+        "tlsmgr_farm_secret_file",
+        Kind.PATH,
+        "",
+        "The file with the secret from which all hosts of a farm derive the same session ticket "
+        "keys; see tlsmgr-farm(7). Empty means that this host has keys of its own.",
+    ),
 )
 """Of tlsmgr.cf."""
 

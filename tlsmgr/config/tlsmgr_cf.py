@@ -44,6 +44,7 @@ _BAD = {
     Kind.SIZE: "bad size",
     Kind.TIME: "bad time",
     Kind.FLAG: "neither yes nor no:",
+    Kind.PATH: "not an absolute path:",
 }
 
 
@@ -120,7 +121,8 @@ def evaluate(
         try:
             return _convert(row, try_expand(setting.value, names))
         except (Malformed, ValueError, Fatal) as problem:
-            error(f"{setting.place}: {row.name}: {problem}; using the default {row.default}")
+            default = row.default or "(empty)"
+            error(f"{setting.place}: {row.name}: {problem}; using the default {default}")
     return convert(row.kind, row.name, row.default, None, None)
 
 
@@ -129,10 +131,11 @@ def _convert(row: Parameter, text: str) -> Value:
     try:
         value = convert(row.kind, row.name, text, None, None)
     except Fatal:
-        value = ""
-    if value == "" or (row.kind is Kind.TIME and not _TIME.fullmatch(text)):
+        raise ValueError(f'{_BAD[row.kind]} "{text}"') from None
+    if row.kind is Kind.TIME and not _TIME.fullmatch(text):
         raise ValueError(f'{_BAD[row.kind]} "{text}"')
-    assert isinstance(value, int)  # none of our parameters is a text
+    if isinstance(value, str):
+        return value
     show = size_text if row.kind is Kind.SIZE else str
     if row.minimum is not None and value < row.minimum:
         raise ValueError(f'"{text}" is below the minimum of {show(row.minimum)}')

@@ -1,8 +1,9 @@
 """values - from the expanded text of a parameter to its value: time, number, size, text or yes/no.
 
 Pure functions. A bad value is fatal, with the text of Postfix's mail_conf_time.c, mail_conf_int.c,
-mail_conf_str.c or mail_conf_bool.c. Numbers and times accept what strtol(3) accepts. Sizes exist
-only among the parameters of our own, where `tlsmgr_cf` turns what is fatal here into an error line.
+mail_conf_str.c or mail_conf_bool.c. Numbers and times accept what strtol(3) accepts. Sizes and
+paths exist only among the parameters of our own, where `tlsmgr_cf` turns what is fatal here into an
+error line.
 """
 
 import re
@@ -35,6 +36,7 @@ class Kind(Enum):
     SIZE = "size"
     TIME = "time"
     FLAG = "yes or no"
+    PATH = "absolute path"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Parameter:
 def convert(kind: Kind, name: str, text: str, minimum: int | None, maximum: int | None) -> Value:
     """Return the value of parameter `name`, whose expanded text is `text`.
 
-    The bounds are those of `Parameter`. The value is a str for TEXT, a bool for FLAG, otherwise an
-    int: for SIZE in bytes, for TIME in seconds. Raise Fatal for a bad value.
+    The bounds are those of `Parameter`. The value is a str for TEXT and PATH, a bool for FLAG,
+    otherwise an int: for SIZE in bytes, for TIME in seconds. Raise Fatal for a bad value.
     """
     return _CONVERSIONS[kind](name, text, minimum, maximum)
 
@@ -133,12 +135,20 @@ def _flag(name: str, text: str, _minimum: int | None, _maximum: int | None) -> b
     return word == "yes"
 
 
+def _path(name: str, text: str, _minimum: int | None, _maximum: int | None) -> str:
+    """Return an absolute path, or an empty text."""
+    if text and not text.startswith("/"):
+        raise Fatal(f"not an absolute path: {name} = {text}")
+    return text
+
+
 _CONVERSIONS: dict[Kind, Callable[[str, str, int | None, int | None], Value]] = {
     Kind.TEXT: _text,
     Kind.NUMBER: _number,
     Kind.SIZE: _size,
     Kind.TIME: _time,
     Kind.FLAG: _flag,
+    Kind.PATH: _path,
 }
 
 

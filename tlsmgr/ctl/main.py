@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from tlsmgr import __version__
 from tlsmgr.client import DEFAULT_TIMEOUT, Client, TlsmgrError
-from tlsmgr.ctl import report
+from tlsmgr.ctl import farm, report
 from tlsmgr.ctl.place import default_socket
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
@@ -40,6 +40,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: Mapping[str, Command] = {
+    "farm": Command(farm.SUMMARY, farm.add_arguments, farm.run),
     "report": Command(report.SUMMARY, report.add_arguments, report.run),
 }
 

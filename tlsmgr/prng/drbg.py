@@ -5,12 +5,11 @@ pool uses it with SHA-256; SHA-512 runs through the same code. Both give a secur
 256 bits (SP 800-57 part 1, table 3), and that is the only strength offered here.
 
 Hash_DRBG, because with a short request it costs three hash calls and one addition, a fifth of
-what HMAC_DRBG takes here. Nothing is cached, and a state is never changed: who keeps an old state
-can repeat its output (section 8.8 asks for its destruction), so the caller overwrites what it no
-longer needs.
+what HMAC_DRBG takes here. Nothing is cached, and a state is never changed: an old state can repeat
+its output (section 8.8 asks for its destruction), so the caller overwrites it.
 
 The standard's limits are enforced: 65,536 bytes a request, 2**48 requests between reseeds, inputs
-of at most 2**32 bytes, and not less entropy than the strength. Whoever breaks one gets DrbgError.
+of at most 2**32 bytes, and not less entropy than the strength. A call beyond one raises DrbgError.
 self_test() must pass before the first output is used (section 11.3); its failure is fatal.
 """
 
@@ -40,7 +39,7 @@ class State(NamedTuple):
     reseed_counter: int
 
     def __repr__(self) -> str:
-        """Tell no secret, whoever prints or logs it."""
+        """Return a text without secrets, for logs and tracebacks."""
         return f"<State of Hash_DRBG, reseed_counter {self.reseed_counter}>"
 
 

@@ -38,7 +38,7 @@ from tlsmgr.shm import Lock, SharedMemory
 
 RESEED_GENERATES = 512  # far below the 2**48 of SP 800-90A table 2: reseeding is cheap
 RESEED_TIME = 60 * 10**9  # nanoseconds
-PATIENCE = 0.1  # seconds to wait for the lock; a holder needs some microseconds
+PATIENCE = 0.02  # seconds to wait for the lock; a holder needs some microseconds of CPU time
 IMPATIENCE = 0.001  # the same, once the lock was out of reach, until it can be had again
 KERNEL_BYTES = 32  # from the kernel's generator, in each additional input
 NONCE_BYTES = 16  # SP 800-90A section 8.6.7: half the security strength
@@ -98,7 +98,7 @@ class Pool:
         """Return `n` random bytes, any number from 0.
 
         Raises EntropyError when the kernel's generator fails, and ValueError for a negative `n`.
-        Waits at most 0.1 s for the lock. Without it, the bytes come from a generator that the
+        Waits at most 0.02 s for the lock. Without it, the bytes come from a generator that the
         kernel seeds for this call alone.
         """
         if n > LONGEST_REQUEST:

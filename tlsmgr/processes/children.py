@@ -32,7 +32,7 @@ class Child:
     uses_files: bool
     stalled: bool = False  # no heartbeat for STALL_TIME
     killed: bool = False  # it was sent SIGKILL
-    retired: bool = False  # it was told to go and is not counted any more
+    retired: bool = False  # it has to end and is not counted any more
 
 
 class Children:
@@ -107,7 +107,7 @@ class Children:
     def is_blocked(self, child: Child) -> bool:
         """Return whether it waits in the kernel where no signal reaches it (state D)."""
         if self._proc < 0:
-            return True  # it can't be told; a stalled process is taken for blocked
+            return True  # unknown; a stalled process counts as blocked
         try:
             fd = os.open(f"{child.pid}/stat", os.O_RDONLY, dir_fd=self._proc)
         except OSError:

@@ -1,25 +1,28 @@
 """filewatch - makes the files of the session caches, and makes one new when it is lost or damaged.
 
-The content of these files is expendable. A file that was removed, replaced or damaged is made new
-and empty, under new keys; workers that have the old one open are replaced, which ``on_renewed``
-causes. Run by the janitor, in slices of one look at every file. A file that can't be made is a
-warning and is tried again; nothing is fatal.
+The content of these files is expendable. A file that was removed, replaced or damaged, or whose
+lock table was, is made new and empty, under new keys; workers that have the old one open are
+replaced, which ``on_renewed`` causes. Run by the janitor, in slices of one look at every file. A
+file that can't be made is tried again; that is one warning in ten minutes, and an info line when it
+is over. Nothing is fatal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 
 from tlsmgr import log
 from tlsmgr.processes.inherited import CachePlan, Scoreboard
-from tlsmgr.sessions.file import StoreError, StoreFile, claim, in_directory, inode_of
+from tlsmgr.sessions.file import StoreError, StoreFile, claim, in_directory, is_lost
 from tlsmgr.sessions.record import KEY_BYTES
 from tlsmgr.sessions.store import create
 
 WATCH_INTERVAL = 2.0  # seconds between two looks at the files
 RETRY_INTERVAL = 30.0  # seconds before a file that could not be made is tried again
+WARNING_INTERVAL = 600.0  # seconds between two warnings about one such file
 
 
 class FileWatch:
@@ -37,18 +40,22 @@ class FileWatch:
         self._random = random
         self._on_renewed = on_renewed
         self._claims: dict[tuple[int, str], int] = {}  # descriptors that keep the files ours
+        self._failed: set[tuple[int, str]] = set()  # files that could not be made
+        self._limit = log.Limit(WARNING_INTERVAL)
 
     def make_all(self) -> None:
         """Make every file, or take over the one that an earlier janitor of this daemon made."""
-        for plan, file in self._plans:
-            if not (self._take_over(file) or self._make(file)):
-                plan.shared.report_damage()
+        for _, file in self._plans:
+            if is_lost(file):
+                self._make(file)
+            else:
+                self._take_over(file)
 
     def run(self, now: float) -> float:
         """Look at every file, and make new the ones that need it."""
         if self._scoreboard.files_blocked[0]:
             self._probe()
-        broken = [(p, file) for p, file in self._plans if p.shared.take_damage() | self._lost(file)]
+        broken = [plan for plan in self._plans if self._is_broken(*plan)]
         made = [self._make_new(plan, file) for plan, file in broken]
         if any(made):
             self._on_renewed()
@@ -60,39 +67,44 @@ class FileWatch:
         for descriptor in self._claims.values():
             os.utime(descriptor)
 
-    def _take_over(self, file: StoreFile) -> bool:
-        if file.mark is None or inode_of(file) != file.mark[0]:
-            return False
-        try:
-            with in_directory(file.directory):
-                self._claims[file[:2]] = claim(file.name)
-        except StoreError:
-            return False
-        return True
+    def _take_over(self, file: StoreFile) -> None:
+        """Claim a file that is in place; a janitor that is blocked in the kernel may have it."""
+        with contextlib.suppress(StoreError), in_directory(file.directory):
+            self._claims[file[:2]] = claim(file.name)
 
-    def _lost(self, file: StoreFile) -> bool:
-        descriptor = self._claims.get(file[:2])
-        return descriptor is None or os.fstat(descriptor).st_ino != inode_of(file)
+    def _is_broken(self, plan: CachePlan, file: StoreFile) -> bool:
+        reported = plan.shared.take_damage()  # an older file may be: that one is gone already
+        if reported == file.mark.inode or is_lost(file):
+            return True
+        if file[:2] not in self._claims:
+            self._take_over(file)
+        return False
 
     def _make_new(self, plan: CachePlan, file: StoreFile) -> bool:
         descriptor = self._claims.pop(file[:2], None)
         if descriptor is not None:
             os.close(descriptor)
-        # A process that still has the old file open counts its serials under another lock.
-        plan.shared.renew(self._random(2 * KEY_BYTES))
+        failed_before = file[:2] in self._failed
         if not self._make(file):
-            plan.shared.report_damage()
             return False
-        cause = "could not be made before"
-        if descriptor is not None:
-            cause = "was damaged or removed"
-        log.warning(f"{file.name} {cause}: recreated empty; clients will do full handshakes")
+        plan.shared.renew(self._random(2 * KEY_BYTES))
+        if failed_before:
+            log.info(f"{file.name} could be made: {plan.rules.cache_type} sessions are cached")
+        else:
+            log.warning(
+                f"{file.name} was damaged or removed: recreated empty;"
+                " clients will do full handshakes"
+            )
         return True
 
     def _make(self, file: StoreFile) -> bool:
+        key = file[:2]
         try:
-            self._claims[file[:2]] = create(file)
+            self._claims[key] = create(file)
         except StoreError as error:
-            log.warning(f"cannot make {file.name}: {error}")
+            self._failed.add(key)
+            text = f"cannot make {file.name}: {error}; will try again"
+            self._limit.warning(str(key), text, time.monotonic())
             return False
+        self._failed.discard(key)
         return True

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from tlsmgr import log
 from tlsmgr.prng.pool import Pool
 from tlsmgr.sessions.cache import CacheRules
-from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import StoreFile
+from tlsmgr.sessions.file import StoreFile
+from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
@@ -40,7 +40,7 @@ class Scoreboard:
     """A row for each slot: time of the last iteration (0 before it serves), and connections.
 
     Each process writes its own row; the parent marks the retired ones and clears rows. The two
-    words about files are written by the parent (``files_blocked``) and by the janitor
+    values about files are written by the parent (``files_blocked``) and by the janitor
     (``files_checked``).
     """
 
@@ -101,7 +101,7 @@ class Scoreboard:
 
 @dataclass(frozen=True)
 class Inherited:
-    """What the parent made before it forked. Times in seconds."""
+    """All that the parent made before it forked. Times in seconds."""
 
     memory: SharedMemory
     pool: Pool
@@ -110,6 +110,7 @@ class Inherited:
     scoreboard: Scoreboard
     timeouts: dict[bytes, int]  # cache type: sanitised session timeout
     caches: tuple[CachePlan, ...]
+    process_number: ProcessNumber
     listeners: tuple[socket.socket, ...]
     source: str  # how warnings name a client: "tlsmgr socket"
     client_timeout: int  # for half requests and replies that the client does not read

@@ -36,7 +36,7 @@ from tlsmgr.processes import setup
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.jobs import Jobs
-from tlsmgr.sessions.store import StoreFile
+from tlsmgr.sessions.file import StoreFile
 from tlsmgr.sessions.sweep import Sweep
 
 DEFECT = 1  # exit status: a traceback is in the log
@@ -81,7 +81,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Duties:
-    """What the daemon has a janitor do, and how it becomes who it is."""
+    """The janitor's tasks, as functions, and how it changes its identity."""
 
     locate: Callable[[], Located]  # before the jail; as root, for the first janitor only
     enter_jail: Callable[[], None]

@@ -3,10 +3,10 @@
 Each worker has the listening sockets, which all have inherited, on its own epoll object with
 EPOLLEXCLUSIVE: the kernel wakes one idle worker for a connection, the one that has waited longest
 in its queue. A worker that accepted goes to the queue's end by registering again, so the idle ones
-take turns; one that is busy is passed over. In a burst, when CPUs are short, whoever runs would
-take all: a worker with far more clients than another steps back for a moment before it accepts.
-One that is stopped or killed between its wake-up and its accept has told nobody: so each worker
-looks again by itself once a second.
+take turns; one that is busy is passed over. In a burst, when CPUs are short, the worker that
+runs would take all: one with far more clients than another steps back for a moment before it
+accepts. A worker may be stopped or killed between its wake-up and its accept, and no other one is
+woken then: so each worker looks for connections once a second.
 
 When descriptors have run out a worker stops to accept for a longer moment, and leaves connections
 to the others and to the backlog. Nothing here is fatal.
@@ -39,13 +39,13 @@ class _Listener:
         self._queue.register(listener, select.POLLIN)
 
     def accept(self) -> int:
-        """The descriptor of the next connection, which does not block. Raises OSError."""
+        """Return the descriptor of the next connection, which does not block. Raises OSError."""
         connection, _ = self._accept()
         os.set_blocking(connection, False)
         return connection
 
     def has_more(self) -> bool:
-        """Whether another one waits; to accept in vain costs six times as much as to ask."""
+        """Return whether another one waits; a failing accept costs six times as much as this."""
         return bool(self._queue.poll(0))
 
 
@@ -62,13 +62,13 @@ class Listeners:
         return fd in self._by_fd
 
     def timeout(self, now: float, longest: float) -> float:
-        """Seconds until ``resume`` has something to do, at most ``longest``."""
+        """Return the seconds until ``resume`` has something to do, at most ``longest``."""
         if not self._paused_until:
             return longest
         return min(longest, max(0.0, self._paused_until - now))
 
     def listen(self) -> None:
-        """Have the epoll object tell of connections."""
+        """Register the sockets: the epoll object reports connections from now on."""
         for fd in self._by_fd:
             self._epoll.register(fd, _EVENTS)
         self._paused_until = 0.0
@@ -84,7 +84,7 @@ class Listeners:
             self._pause(math.inf)
 
     def back_off(self, now: float) -> bool:
-        """Step back once before the next ``accept``; False when that was done already."""
+        """Step back once before the next ``accept``; return False when that was done already."""
         if self._gave_way:
             return False
         self._pause(now + STEP_BACK)
@@ -92,8 +92,8 @@ class Listeners:
         return True
 
     def accept(self, fd: int, now: float) -> Iterator[int]:
-        """Descriptors of the connections that wait at this listener, a few at most."""
-        if self._paused_until:  # since the event was told
+        """Yield the descriptors of the connections that wait at this listener, a few at most."""
+        if self._paused_until:  # since the event came
             return
         self._gave_way = False
         listener = self._by_fd[fd]
@@ -112,13 +112,13 @@ class Listeners:
         self._queue_up(fd)
 
     def rearm(self) -> None:
-        """Have the epoll object tell of connections that another worker did not take."""
+        """Register again, so that connections that another worker did not take are reported."""
         if not self._paused_until:
             for fd in self._by_fd:
                 self._queue_up(fd)
 
     def _queue_up(self, fd: int) -> None:
-        """Go to the end of the kernel's queue; it tells of what waits at this moment."""
+        """Go to the end of the kernel's queue; connections that wait now are reported at once."""
         self._epoll.unregister(fd)
         self._epoll.register(fd, _EVENTS)
 

@@ -1,12 +1,12 @@
-"""master - what master(8) dictates to a service: options, descriptors, generation, messages.
+"""master - the interface of master(8): options, descriptors, generation, status messages.
 
 master(8) starts the parent with its options in argv, a status channel on descriptor 5, listening
-sockets from 6 on, and the generation in the environment. It is told TAKEN and AVAIL once, with the
-parent's pid, when the workers serve: a service that never said so is held back for a minute when it
-dies. That the status channel closes means reload, stop, or master's death: time to go.
+sockets from 6 on, and the generation in the environment. It gets TAKEN and AVAIL once, with the
+parent's pid, when the workers serve: a service that dies before it sent them is not started again
+for a minute. The status channel closes at a reload, at a stop, and when master dies.
 
-Only the parent runs this, before it has workers, and ``notify`` once. Whatever master can't have
-meant is fatal, with Postfix's words (multi_server.c, master_proto.h).
+Only the parent runs this, before it has workers, and ``notify`` once. Options that master never
+gives are fatal, with Postfix's texts (multi_server.c, master_proto.h).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _OVERRIDES: Mapping[str, str] = {"-i": "max_idle=", "-m": "max_use=", "-o": ""}
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Options:
-    """The options in argv, without argv[0]; MAIL_VERBOSE and MAIL_DEBUG count like -v and -D."""
+    """Return the options in argv, without argv[0]. MAIL_VERBOSE and MAIL_DEBUG are -v and -D."""
     try:
         pairs, words = getopt.getopt(list(arguments), _GETOPT)
     except getopt.GetoptError as error:
@@ -106,7 +106,7 @@ def _socket_count(text: str) -> int:
 
 
 def check(options: Options) -> None:
-    """What must hold of a service that master starts; not asked of -S."""
+    """Check the rules for a service that master starts; they do not hold with -S. Raises Fatal."""
     if options.words:
         raise Fatal(f"unexpected command-line argument: {options.words[0]}")
     if options.on_stdin:
@@ -120,7 +120,7 @@ def check(options: Options) -> None:
 
 
 def refuse_terminal(options: Options, process_name: str) -> None:
-    """A person, who is told on the terminal as well, is better served by ``tlsmgr-start``."""
+    """Raise Fatal, and print it as well, when standard input is a terminal: a person started us."""
     if not (options.on_stdin or options.attached) and os.isatty(0):
         refusal = "do not run this command by hand"  # multi_server.c
         if not options.to_stderr:
@@ -129,7 +129,7 @@ def refuse_terminal(options: Options, process_name: str) -> None:
 
 
 def generation(environment: Mapping[str, str]) -> int:
-    """The spawn counter that master put, in octal, into the environment."""
+    """Return the spawn counter that master put, in octal, into the environment."""
     text = environment.get("GENERATION", "0")
     if not re.fullmatch("[0-7]+", text) or int(text, 8) > LAST_GENERATION:
         raise Fatal(f"bad generation: {text}")
@@ -137,7 +137,7 @@ def generation(environment: Mapping[str, str]) -> int:
 
 
 def run_debugger(command: str) -> None:
-    """The -D option (Postfix debug_process.c)."""
+    """Run the command of the -D option (Postfix debug_process.c)."""
     if not command:
         raise Fatal("no debugger_command variable set up")
     log.info(f"running: {command}")
@@ -145,7 +145,7 @@ def run_debugger(command: str) -> None:
 
 
 def take_descriptors(count: int) -> tuple[socket.socket, ...]:
-    """The listening sockets; all of master's descriptors are kept from programs we might run."""
+    """Return the listening sockets. No program that is run inherits master's descriptors."""
     for descriptor in FLOW_FDS:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -156,12 +156,14 @@ def take_descriptors(count: int) -> tuple[socket.socket, ...]:
             listener.setblocking(False)
             listener.set_inheritable(False)
     except OSError as error:
-        raise Fatal(f"master's descriptors are not here: {error.strerror}") from None
+        raise Fatal(
+            f"missing listen or status descriptor (not started by master(8)?): {error.strerror}"
+        ) from None
     return listeners
 
 
 def notifier(own_generation: int) -> Callable[[], None]:
-    """What to call when the workers serve: tells master that this service works."""
+    """Return the function to call when the workers serve: it sends master TAKEN and AVAIL."""
 
     def notify() -> None:
         for availability in (TAKEN, AVAIL):

@@ -229,7 +229,7 @@ class Parent:
         return [child for child in self._children if child.slot != self._slots.janitor]
 
     def _serving(self) -> list[Child]:
-        """Return the workers that count: not told to go, and responding."""
+        """Return the workers that count: not retired, and responding."""
         return [child for child in self._all_workers() if not (child.retired or child.stalled)]
 
     def _missing(self) -> int:
@@ -276,6 +276,7 @@ class Parent:
             self._janitor_due = now + FORK_PAUSE
 
     def _spawn(self, name: str, slot: int, uses_files: bool, entry: Callable[[], int]) -> bool:
+        self._inherited.process_number.advance()
         try:
             self._children.spawn(name, slot, uses_files, entry)
         except OSError as error:
@@ -309,7 +310,8 @@ class Parent:
         log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
         if code in DAMAGE and child.uses_files:
             for plan in inherited.caches:
-                plan.shared.report_damage()
+                if plan.file is not None:
+                    plan.shared.report_damage(plan.file.mark.inode)
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         now = time.monotonic()

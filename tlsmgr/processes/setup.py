@@ -5,7 +5,7 @@ First part, called once by the parent before it forks: the objects in shared mem
 
 Second part, called by each process after its fork: close what it must not have, attach to the
 shared objects, open the caches. A cache that can't be opened is a warning and a cache that answers
-"not found"; the janitor makes the file new.
+"not found" until it can be; if the file is damaged the janitor makes it new.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import contextlib
 import ctypes
 import os
 import socket
+import time
 from collections.abc import Iterable, Sequence
 
 from tlsmgr import log
-from tlsmgr.config.caches import CacheSettings
+from tlsmgr.config.caches import CacheSettings, session_timeout
 from tlsmgr.config.load import Configuration
 from tlsmgr.log import Fatal
 from tlsmgr.prng.drbg import SelfTestError
@@ -26,19 +27,18 @@ from tlsmgr.processes.inherited import CachePlan, Inherited, Scoreboard
 from tlsmgr.service import CacheType, Context
 from tlsmgr.sessions.cache import CacheRules, SessionCache
 from tlsmgr.sessions.lmdb_file import preload as preload_lmdb
-from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, Entry, Seal
-from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import SERIAL_BYTES, Store, StoreError
+from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, SERIAL_BYTES, Entry, Nonces, Seal
+from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
-from tlsmgr.tickets import TicketKeys
+from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
 
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
 PR_SET_NAME = 15  # prctl(2)
 
 
 class Slots:
-    """Who has which slot: 0 the parent, then workers, and the janitor last.
+    """The slots of the processes: 0 is the parent's, then workers, and the janitor last.
 
     There are twice as many slots for workers as workers, so that a worker that is blocked in the
     kernel, or serves its last connections, does not keep its successor from starting.
@@ -74,6 +74,30 @@ def make_pool(conf: Configuration, memory: SharedMemory) -> Pool:
         raise Fatal(str(error)) from None
 
 
+def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Schedule | None:
+    """Return the ticket keys that this host shares with its farm; None: it has keys of its own.
+
+    Reads the secret file; `owner` is a user ID that may own it. A file that cannot be used is an
+    error line. The modules are imported here, so that a host without a farm does not load them.
+    """
+    path = conf.text("tlsmgr_farm_secret_file")
+    lifetime = session_timeout(conf.seconds("smtpd_tls_session_cache_timeout"))
+    if not path or not lifetime:
+        return None
+    from tlsmgr.farm import schedule, secret, secret_file
+
+    now = int(time.time())
+    try:
+        secrets = secret_file.read(path, now // secret.DAY, (owner,))
+        made = schedule.Schedule(memory, secrets, lifetime, now)
+    except (secret.BadSecret, SharedMemoryError) as error:
+        log.error(f"farm secret file {path}: {error}; this host uses ticket keys of its own")
+        return None
+    name = (made.current(now) or b"")[: NAME_BYTES // 4].hex()
+    log.info(f"session ticket keys are derived from {path}; the key for new tickets is {name}")
+    return made
+
+
 def make_inherited(
     conf: Configuration,
     listeners: tuple[socket.socket, ...],
@@ -81,6 +105,7 @@ def make_inherited(
     memory: SharedMemory,
     pool: Pool,
     settings: Sequence[CacheSettings],
+    schedule: Schedule | None,
 ) -> Inherited:
     """Return the record, whose caches have no files yet."""
     slots = Slots(worker_count(conf))
@@ -89,7 +114,7 @@ def make_inherited(
     return Inherited(
         memory=memory,
         pool=pool,
-        ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract),
+        ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract, schedule),
         stats=Stats(memory, slots.count),
         scoreboard=Scoreboard(memory, slots.count, slots.workers),
         timeouts={name.encode(): timeout for name, timeout in timeouts.items()},
@@ -100,6 +125,7 @@ def make_inherited(
             for cache in settings
             if cache.cachable
         ),
+        process_number=ProcessNumber(),
         listeners=listeners,
         source=f"{service_name} socket",
         client_timeout=conf.seconds("ipc_timeout"),
@@ -108,11 +134,11 @@ def make_inherited(
 
 def preload() -> None:
     """Use once everything that Python loads late; after chroot, modules cannot be imported."""
-    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES))
+    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES), Nonces(0))
     digest, serial = bytes(DIGEST_BYTES), bytes(SERIAL_BYTES)
-    data = seal.close(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
-    assert seal.open(digest, serial, data) is not None
-    assert seal.open(digest, serial, data[:-1]) is None
+    data = seal.encrypt(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
+    assert seal.decrypt(digest, serial, data) is not None
+    assert seal.decrypt(digest, serial, data[:-1]) is None
     preload_lmdb()
 
 
@@ -133,7 +159,11 @@ def make_context(inherited: Inherited, slot: int) -> Context:
     """Attach to what is shared and open the caches, for the process of this slot."""
     inherited.pool.attach(slot)
     inherited.ticket_keys.attach(slot)
-    caches = {plan.rules.cache_type.encode(): _open_cache(plan) for plan in inherited.caches}
+    nonces = Nonces(inherited.process_number.value)
+    caches = {
+        plan.rules.cache_type.encode(): SessionCache(plan.rules, plan.shared, plan.file, nonces)
+        for plan in inherited.caches
+    }
     return Context(
         {name: CacheType(t, caches.get(name)) for name, t in inherited.timeouts.items()},
         tuple(caches.values()),
@@ -165,14 +195,3 @@ def _last_descriptor() -> int:
         return max(map(int, os.listdir("/proc/self/fd")))
     except (OSError, ValueError):  # in a jail
         return 1 << 20
-
-
-def _open_cache(plan: CachePlan) -> SessionCache:
-    store = None
-    if plan.file is not None:
-        try:
-            store = Store(plan.file)
-        except StoreError as error:
-            log.warning(f"{plan.rules.cache_type} TLS session cache: {error}")
-            plan.shared.report_damage()
-    return SessionCache(plan.rules, plan.shared, store)

@@ -22,8 +22,7 @@ from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import CLOSED, Directory, Duties, Located
-from tlsmgr.sessions.extent import MARK_BYTES
-from tlsmgr.sessions.store import StoreFile, map_size_for
+from tlsmgr.sessions.file import FileMark, StoreFile, map_size_for
 
 
 def duties(
@@ -34,7 +33,7 @@ def duties(
     reseeder: Reseeder,
 ) -> Duties:
     """Return the duties; carves shared memory, so it is called before the first fork."""
-    marks = [inherited.memory.carve(MARK_BYTES).cast("Q") for _ in inherited.caches]
+    marks = [FileMark(inherited.memory.carve(FileMark.SIZE)) for _ in inherited.caches]
     sizes = [map_size_for(plan.rules.size_limit) for plan in inherited.caches]
 
     def exchange_file(place: Directory | None) -> ExchangeFile:

@@ -91,6 +91,9 @@ def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
         return BOOT_ERROR
     try:
         worker.run()
+    except MemoryError:
+        log.error("out of memory: a worker ends, another one takes its place")
+        return DEFECT
     except Exception as bug:
         log.traceback(bug)
         return DEFECT
@@ -101,8 +104,8 @@ def _boot(inherited: Inherited, slot: int, pipes: Pipes) -> Worker:
     setup.name_process("tlsmgr-worker")
     setup.close_all_but(inherited.descriptors() | inherited.directories() | set(pipes))
     context = setup.make_context(inherited, slot)
-    for directory in inherited.directories():
-        os.close(directory)
+    for cache in context.caches:
+        cache.own_directory()
     worker = Worker(inherited, slot, pipes, context)
     worker.start()
     return worker
@@ -137,7 +140,7 @@ class Worker:
         """Serve until the parent or a signal ends it."""
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._wake_parent()
-        while not (self._stopping or self._is_drained()):
+        while not (self._stopping or (self._drained_by and self._is_drained())):
             self._iterate(self._timeout())
         self._listeners.ignore()
         self._iterate(0.0)
@@ -165,8 +168,6 @@ class Worker:
         self._drained_by = time.monotonic() + DRAIN_TIME
 
     def _is_drained(self) -> bool:
-        if not self._drained_by:
-            return False
         self._listeners.ignore()
         return not len(self._connections) or time.monotonic() >= self._drained_by
 
@@ -206,8 +207,14 @@ class Worker:
             self._connections.add(connection)
 
     def _check(self, now: float) -> None:
-        """Once a second: look for waiting connections, close those that time out or hold most."""
+        """Once a second: look for waiting connections, close those that time out or hold most.
+
+        Also try again to open a session file that could not be opened.
+        """
         self._next_check = now + CHECK_INTERVAL
+        if not self._context.files_blocked[0]:
+            for cache in self._context.caches:
+                cache.reopen()
         self._listeners.rearm()
         for connection in self._connections.overdue(now - self._inherited.client_timeout):
             self._warn("timeout", f"timeout on {self._inherited.source}")
@@ -222,7 +229,7 @@ class Worker:
             connection = find(fd)
             if connection is None:
                 self._handle_fd(fd, now)
-            elif connection.state != READY:
+            elif connection.state:  # not READY
                 self._go_on(connection, now)
             else:
                 segment = read(connection)
@@ -312,7 +319,8 @@ class Worker:
         """Send status -2; a client that makes too many mistakes is disconnected."""
         self._context.counts[_MALFORMED] += 1
         if refusal.complaint:
-            self._warn("refusal", refusal.complaint)
+            kind = " ".join(refusal.complaint.split(" ", 2)[:2])  # "bogus cache", for example
+            self._warn(kind, refusal.complaint)
         self._connections.send(connection, refusal.reply)
         connection.mistakes += 1
         if connection.mistakes == MOST_MISTAKES:

@@ -1,5 +1,6 @@
-"""sessions - TLS session caches on a file that all workers share.
+"""sessions - TLS session caches in files that all workers share.
 
-``cache`` is what workers call, ``sweep`` what the parent runs; ``store`` alone knows LMDB, ``seal``
-what a record looks like, ``shared`` what of a cache lies in shared memory.
+Workers use ``cache``, the sweeper ``sweep``. Below them: ``store`` (the tables of a file),
+``lmdb_file`` (the only file that imports lmdb), ``file`` (names, disk space, locks), ``record``
+(encryption), ``shared`` (what of a cache is in shared memory).
 """

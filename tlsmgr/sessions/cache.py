@@ -1,36 +1,49 @@
 """cache - a TLS session cache: lookup, update and delete by cache id, with expiry and limits.
 
-Workers look up without a lock and hand in their updates and deletes together, once a turn of their
-loop, as one transaction of the store. What Postfix's tls_scache.c promises holds: an entry is
-expired when ``saved + timeout < now`` and not a second earlier, whatever the clock did; an expired
-entry answers "not found" and goes. Over a limit (bytes of pages in use, or entries) the oldest go
-first, and an update never fails for it.
+Workers look up without a lock and hand in their updates and deletes together, once an iteration of
+their loop, as one transaction of the store. An entry is expired when ``saved + timeout < now``, as
+in Postfix's tls_scache.c, and also when it seems to be saved more than a day from now (the clock
+was set back). An expired entry answers "not found" and is deleted. Over a limit (bytes of pages in
+use, or entries) the oldest entries are evicted, and an update never fails for it.
 
-A cache whose file is missing, full or damaged answers misses and accepts updates; that is one
-warning in ten minutes and never fatal. Damage is reported to the parent, which makes the file anew.
-Log lines at TLS log level 2 are stock's. Nothing else is ever logged of an entry than id and size.
+An update always answers "done", because a cache may forget. It is dropped when the file is missing,
+full or damaged, and when another process does not finish writing within half a second, which is
+counted. A delete that can't be carried out answers "not found": the session stays
+until it is stored again or expires, which costs a client at most one refused resumption.
+
+Failures are one warning in ten minutes and never fatal. Damage is reported in SharedCache, so that
+the file is made new. A file that can't be opened is tried again by ``reopen``.
+Log lines at TLS log level 2 are stock's. Of an entry only id and size are ever logged.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from tlsmgr import log
-from tlsmgr.sessions.record import Entry
+from tlsmgr.sessions.file import (
+    WRITER_PATIENCE,
+    StoreBusy,
+    StoreError,
+    StoreFile,
+    StoreFull,
+)
+from tlsmgr.sessions.record import Entry, Nonces, Seal
 from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import Batch, DiskFull, Record, Replaced, Store, StoreError, StoreFull
+from tlsmgr.sessions.store import Batch, Record, Store, size_limit_in
 
-WARNING_INTERVAL = 600.0  # seconds between two warnings about the same trouble
-EVICTED_AT_ONCE = 8  # records that a batch may evict, beyond one for each that it stores
-EVICTED_WHEN_FULL = 4  # records, each time that there is no room for a batch
-TRIES = 100  # to make room for a batch
+WARNING_INTERVAL = 600.0  # seconds between two warnings about the same problem
+EVICTED_WHEN_FULL = 4  # records, each time that there is no room for an update
+TRIES = 20  # to make room for an update; a large session needs pages in a row
+CLOCK_SLACK = 86400  # seconds that an entry may be saved in the future
 
 
 class CacheRules(NamedTuple):
-    """What the configuration says of one cache. Times in seconds, 0 entries: no such limit."""
+    """The configuration of one cache. Times in seconds; 0 entries: no such limit."""
 
     cache_type: str
     timeout: int
@@ -38,9 +51,13 @@ class CacheRules(NamedTuple):
     entry_limit: int
     logging: bool
 
+    def is_expired(self, saved: int, now: int) -> bool:
+        """Return whether an entry saved at that time does not count any more."""
+        return saved + self.timeout < now or saved > now + CLOCK_SLACK
+
 
 class Change(NamedTuple):
-    """Store ``session`` under ``cache_id``; with None for a session: forget what is there."""
+    """Store ``session`` under ``cache_id``; with None for a session: delete the one there is."""
 
     cache_id: bytes
     session: bytes | None
@@ -50,35 +67,57 @@ class Change(NamedTuple):
 
 
 class SessionCache:
-    """One cache, in one process. ``store`` is None when there is no usable file."""
+    """One cache, in one process. ``file`` is None when the cache can have no file."""
 
-    def __init__(self, rules: CacheRules, shared: SharedCache, store: Store | None) -> None:
+    def __init__(
+        self, rules: CacheRules, shared: SharedCache, file: StoreFile | None, nonces: Nonces
+    ) -> None:
+        """Open the file. ``nonces`` are those of the process."""
         self.rules = rules
-        self._shared = shared
-        self._seal = shared.seal()
-        self._store = store
+        self._timeout = rules.timeout
         self.expired: list[bytes] = []  # ids that lookups found expired: ``apply`` is due for them
+        self._dropped = 0
+        self._shared = shared
+        self._file = file
+        self._nonces = nonces
         self._limit = log.Limit(WARNING_INTERVAL)
+        self._owns_directory = False
+        self._store: Store | None = None
+        self._seal: Seal
+        self._size_limit = 0
+        self._open(WRITER_PATIENCE)
+
+    def own_directory(self) -> None:
+        """Close the directory of the file as soon as it is not needed any more."""
+        self._owns_directory = True
+        if self._store is not None:
+            self._close_directory()
 
     def end_reading(self) -> None:
-        """End of a worker's turn: the next lookup sees what others stored meanwhile."""
+        """End a worker's iteration: the next lookup sees what others stored meanwhile."""
         if self._store is not None:
             self._store.end_reading()
 
+    def reopen(self) -> None:
+        """Try again to open a file that could not be opened; without waiting for a writer."""
+        if self._store is None:
+            self._open(patience=0.0)
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, for good."""
+        self._file = None
         if self._store is not None:
             self._store.close()
             self._store = None
 
     def lookup(self, cache_id: bytes, now: int) -> bytes | None:
-        """The session, or None when there is none or it is expired at ``now``."""
+        """Return the session, or None when there is none or it is expired at ``now``."""
         entry = self._read(cache_id)
         if self.rules.logging:
             self._log_lookup(cache_id, entry)
         if entry is None:
             return None
-        if entry.saved + self.rules.timeout < now:
+        if not now - self._timeout <= entry.saved <= now + CLOCK_SLACK:  # as in is_expired
             self.expired.append(cache_id)
             return None
         return entry.session
@@ -86,31 +125,55 @@ class SessionCache:
     def apply(self, changes: Sequence[Change], now: int) -> list[bool]:
         """Carry out the changes in order, as one transaction that is visible to all on return.
 
-        For each says whether it was done: an update always is, a delete when there was an entry.
+        Return for each whether it was done: an update always is, a delete when there was an entry.
         """
         for _ in range(TRIES):
             try:
                 return self._apply(changes, now)
             except StoreFull as error:
+                if len(changes) > 1:
+                    half = len(changes) // 2
+                    return self.apply(changes[:half], now) + self.apply(changes[half:], now)
                 if not self._make_room():
                     self._complain(error)
                     break
             except StoreError as error:
-                if isinstance(error, DiskFull) and len(changes) > 1:  # for a large one among them
-                    return [self.apply([change], now)[0] for change in changes]
+                if isinstance(error, StoreBusy):
+                    self._dropped += sum(change.session is not None for change in changes)
                 self._complain(error)
                 break
         self.expired = []
         return [change.session is not None for change in changes]
 
+    def take_dropped(self) -> int:
+        """Return how many updates were dropped, since the last call, while another one wrote."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
     def size(self) -> tuple[int, int]:
-        """Entries, and bytes of the pages they take."""
-        if self._store is None:
-            return 0, 0
-        with self._store.writing() as batch:
-            return batch.entries(), batch.used_bytes()
+        """Return the number of entries, and the bytes of the pages they take."""
+        return (0, 0) if self._store is None else self._store.usage()
 
     # The file.
+
+    def _open(self, patience: float) -> None:
+        if self._file is None:
+            return
+        inode = self._file.mark.inode
+        try:
+            self._store = Store(self._file, patience)
+        except StoreError as error:
+            self._complain(error, inode)
+            return
+        self._seal = self._shared.seal(self._nonces)
+        self._size_limit = size_limit_in(self._store.size, self.rules.size_limit)
+        if self._owns_directory:
+            self._close_directory()
+
+    def _close_directory(self) -> None:
+        if self._file is not None:
+            os.close(self._file.directory)
+            self._file = None
 
     def _read(self, cache_id: bytes) -> Entry | None:
         if self._store is None:
@@ -120,84 +183,89 @@ class SessionCache:
         except StoreError as error:
             self._complain(error)
             return None
-        return None if record is None else self._seal.open(*record)
+        return None if record is None else self._seal.decrypt(*record)
 
     def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
         if self._store is None:
             return [change.session is not None for change in changes]
-        sizes = [len(c.cache_id) + len(c.session) for c in changes if c.session is not None]
-        evictions = len(sizes) + EVICTED_AT_ONCE
-        copies = len(changes) + len(self.expired) + evictions // 2  # they often lie side by side
-        with self._store.writing(copies, sizes) as batch:
+        with self._store.writing() as batch:
             for cache_id in self.expired:
                 self._delete_if_expired(batch, cache_id, now)
             done = [self._change(batch, change, now) for change in changes]
-            goes_on = self._evict(batch, evictions)
+            if len(changes) > 1 and batch.is_large():
+                raise StoreFull("too many changes for one transaction")
+            is_over = self._evict(batch)
         self.expired = []
-        with contextlib.suppress(StoreFull):  # then the next batch goes on
-            while goes_on:
-                with self._store.writing(EVICTED_AT_ONCE, evicts=True) as batch:
-                    goes_on = self._evict(batch, EVICTED_AT_ONCE)
+        if is_over:
+            self._evict_more(self._store)
         return done
 
     def _change(self, batch: Batch, change: Change, now: int) -> bool:
         digest = self._seal.digest(change.cache_id)
         if change.session is None:
-            record = batch.find(digest)
             log_delete(self.rules, change.cache_id)
-            return record is not None and batch.remove(record)
-        serial = self._shared.next_serial()
+            return _remove(batch, digest)
         entry = Entry(now, change.cache_id if self.rules.logging else b"", change.session)
-        batch.put(Record(digest, serial, self._seal.close(digest, serial, entry)))
         self._log_update(entry)
+        if len(change.session) > self._size_limit:  # it would evict all others, then itself
+            _remove(batch, digest)
+        else:
+            serial = batch.next_serial()
+            batch.put(Record(digest, serial, self._seal.encrypt(digest, serial, entry)))
         return True
 
     def _delete_if_expired(self, batch: Batch, cache_id: bytes, now: int) -> None:
         digest = self._seal.digest(cache_id)
         record = batch.find(digest)
-        entry = None if record is None else self._seal.open(*record)
-        if record is None or entry is None or entry.saved + self.rules.timeout >= now:
+        entry = None if record is None else self._seal.decrypt(*record)
+        if record is None or entry is None or not self.rules.is_expired(entry.saved, now):
             return
         batch.remove(record)
         log_delete(self.rules, cache_id)
 
     # Limits.
 
-    def _evict(self, batch: Batch, most: int) -> bool:
-        """Let the oldest go until both limits hold; True when ``most`` were not enough."""
+    def _evict(self, batch: Batch) -> bool:
+        """Evict the oldest until both limits hold; return True when that takes another batch."""
         limit = self.rules.entry_limit
-        size_limit = self.rules.size_limit
-        while (limit and batch.entries() > limit) or batch.uses_more_than(size_limit):
-            if not most:
+        while (limit and batch.entries() > limit) or batch.uses_more_than(self._size_limit):
+            if batch.is_large():
                 return True
             if not batch.evict():
                 return False
-            most -= 1
         return False
 
+    def _evict_more(self, store: Store) -> None:
+        """Evict in further batches."""
+        is_over = True
+        with contextlib.suppress(StoreFull, StoreBusy):  # then the next update goes on
+            while is_over:
+                with store.writing() as batch:
+                    is_over = self._evict(batch)
+
     def _make_room(self) -> bool:
-        """The disk or the map is full: let some of the oldest go, so that their pages serve."""
+        """Evict some of the oldest in a batch of its own, so that their pages can be used again."""
         assert self._store is not None
         try:
-            with self._store.writing(EVICTED_WHEN_FULL, evicts=True) as batch:
+            with self._store.writing() as batch:
                 return sum(batch.evict() for _ in range(EVICTED_WHEN_FULL)) > 0
-        except StoreError as error:
-            self._complain(error)
+        except StoreError:
             return False
 
-    # Words.
+    # Log lines.
 
-    def _complain(self, error: StoreError) -> None:
-        if isinstance(error, Replaced):
-            return
+    def _complain(self, error: StoreError, inode: int = 0) -> None:
+        """Log a warning; report damage of the open file, or of the one that has this inode."""
+        effect = "sessions are not cached until this is fixed"
+        if isinstance(error, StoreBusy):
+            effect = "updates are dropped until it has"
         self._limit.warning(
-            "store",
-            f"{self.rules.cache_type} TLS session cache: {error};"
-            " sessions are not kept until this is over",
+            type(error).__name__,
+            f"{self.rules.cache_type} TLS session cache: {error}; {effect}",
             time.monotonic(),
         )
-        if not isinstance(error, StoreFull | DiskFull):
-            self._shared.report_damage()
+        if error.damaged:
+            self._shared.report_damage(inode if self._store is None else self._store.inode)
 
     def _log_lookup(self, cache_id: bytes, entry: Entry | None) -> None:
         log.info(f"lookup {self.rules.cache_type} session id={_text(cache_id)}")
@@ -220,9 +288,14 @@ class SessionCache:
 
 
 def log_delete(rules: CacheRules, cache_id: bytes) -> None:
-    """Say that a session goes, at the log level of that."""
+    """Log that a session is deleted, where the log level asks for it."""
     if rules.logging:
         log.info(f"delete {rules.cache_type} session id={_text(cache_id)}")
+
+
+def _remove(batch: Batch, digest: bytes) -> bool:
+    record = batch.find(digest)
+    return record is not None and batch.remove(record)
 
 
 def _text(cache_id: bytes) -> str:

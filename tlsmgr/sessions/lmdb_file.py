@@ -1,66 +1,89 @@
-"""mapped - the one file that knows LMDB: its memory map ends where the disk's promise ends.
+"""lmdb_file - the only file that knows LMDB: one open session file of one process.
 
-One open file of one process: it maps what ``extent`` was granted, asks for more when a batch may
-need it, and follows when another process has done so. LMDB never leaves its map, so the worst that
-a full disk does is an error of one batch: StoreFull, when evicting others makes room, DiskFull when
-it would not.
+Lookups take no lock. A writing transaction takes the ``WriterLock`` first, so that nobody waits for
+long, and then LMDB's own robust mutex, which undoes the transaction of a process that was killed.
+Opening takes the WriterLock as well, because LMDB then takes all its locks: the file's tables, the
+process's slot in the table of readers, and the slots of dead readers, which are freed.
 
-Locks: ``begin_with_room`` holds LMDB's writers' lock from its return until the transaction ends
-(robust: a holder that is killed is undone); the lock of ``extent`` is held while mapping. Whatever
-LMDB or the system says is raised as StoreError; nothing here is fatal, and nothing is logged.
+The map is as long as the file and never changes. When it is full LMDB says so, and that is a
+StoreFull. With disk space allocated the file is written through the map (MDB_WRITEMAP), which takes
+a third of the time; without, LMDB calls pwrite(), and a full disk is an error of one transaction.
+
+An open file must not cross a fork(). Each error of LMDB or the system is raised as StoreError;
+nothing here is fatal, and nothing is logged.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import lmdb
 
-from tlsmgr.sessions.extent import STEP, Extent, grant_lock_table, locked
-from tlsmgr.sessions.file import StoreError, StoreFile, error_text, in_directory
+from tlsmgr.sessions import file as files
+from tlsmgr.sessions.file import (
+    WRITER_PATIENCE,
+    StoreError,
+    StoreFile,
+    StoreFull,
+    WriterLock,
+    check_identity,
+    in_directory,
+    lock_name,
+)
 
 MAX_READERS = 1024  # slots of the reader table: workers, and dead ones not cleared yet
-LOCK_TABLE = 64 * (MAX_READERS + 64)  # bytes: a cache line a reader, and LMDB's head
-NODE_BYTES = 70  # of half a page, beside id and session: LMDB's head, key, our head and seal
-REPLACED = "another file was made in place of this one"
-NO_PAGE = "no unused page is left"
+LOCK_TABLE_BYTES = 64 * (MAX_READERS + 64)  # a cache line a reader, and LMDB's head
 
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"
+Table: TypeAlias = "lmdb._Database"
 ERRORS = (lmdb.Error, OSError)  # what LMDB or the system says
 
-
-class StoreFull(StoreError):
-    """There is no free page left for this batch: evict, then try again."""
-
-
-class Replaced(StoreError):
-    """The parent made the file anew, and this process is about to go: it must store nothing."""
-
-
-class DiskFull(StoreError):
-    """The disk has no room for a large record, which evicting others would not make."""
+_FULL = (lmdb.MapFullError, lmdb.TxnFullError)
+# LMDB passes errors of the system on as texts.
+_NO_SPACE = tuple(os.strerror(number) for number in files.NO_SPACE)
+_TEMPORARY = tuple(os.strerror(number) for number in files.TEMPORARY)
+_SHORT_WRITE = os.strerror(errno.EIO)  # how LMDB reports that pwrite() wrote a part
 
 
 def store_error(error: Exception) -> StoreError:
-    """One of ERRORS, as what is raised here."""
-    full = isinstance(error, lmdb.MapFullError)
-    return StoreFull(NO_PAGE) if full else StoreError(error_text(error))
+    """Return the StoreError that stands for one of ERRORS."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return files.store_error(error)
+    if isinstance(error, _FULL) or text.endswith(_NO_SPACE):
+        return StoreFull("no unused page is left" if isinstance(error, _FULL) else text)
+    temporary = isinstance(error, lmdb.ReadersFullError) or text.endswith(_TEMPORARY)
+    return StoreError(text, damaged=not temporary)
 
 
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
-    """Raise them as StoreError."""
+    """Raise ERRORS as StoreError."""
     try:
         yield
     except ERRORS as error:
         raise store_error(error) from error
 
 
-def _open_environment(name: str, map_size: int, tables: int, create: bool) -> lmdb.Environment:
-    """While it is being made it is written with pwrite(): nothing is granted yet."""
+def make_tables(name: str, tables: Sequence[bytes]) -> None:
+    """Make a short file with these empty tables, and its lock table, in the working directory.
+
+    LMDB maps the lock table: it gets its blocks by being written before that.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with store_errors():
+        with open(os.open(lock_name(name), flags, 0o600), "wb") as lock_table:
+            lock_table.write(bytes(LOCK_TABLE_BYTES))
+        with _open_environment(name, files.SMALLEST_MAP, len(tables), writemap=False) as env:
+            for table in tables:
+                env.open_db(table)
+
+
+def _open_environment(name: str, map_size: int, tables: int, writemap: bool) -> lmdb.Environment:
     return lmdb.open(
         name,
         subdir=False,
@@ -69,75 +92,66 @@ def _open_environment(name: str, map_size: int, tables: int, create: bool) -> lm
         max_dbs=tables,
         max_readers=MAX_READERS,
         max_spare_txns=1,
-        writemap=not create,
+        writemap=writemap,
         sync=False,
         metasync=False,
         readahead=False,
     )
 
 
-class MappedFile:
+class LmdbFile:
     """One open file with the tables of these names. Raises StoreError."""
 
-    def __init__(self, file: StoreFile, tables: tuple[bytes, ...], create: bool = False) -> None:
-        self._most = file.map_size
-        self._reach = 0  # the end of the last page, and what the batch at hand asked for beyond it
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        with in_directory(file.directory), store_errors(), contextlib.ExitStack() as on_failure:
-            self._fd = os.open(file.name, flags, 0o600)
-            on_failure.callback(os.close, self._fd)
-            self._extent = Extent(self._fd, file.mark)
-            with locked(self._fd):  # until the tables are open: they must be within the map
-                if trouble := self._extent.trouble():
-                    raise StoreError(f"{file.name} {trouble}")
-                grant_lock_table(file.name, LOCK_TABLE)
-                map_size = STEP if create else self._extent.granted()
-                self.env = _open_environment(file.name, map_size, len(tables), create)
-                on_failure.callback(self.env.close)
-                self.tables = tuple(self.env.open_db(name, create=create) for name in tables)
-            if os.stat(file.name).st_ino != os.fstat(self._fd).st_ino:
-                raise StoreError(f"{file.name} was replaced while it was opened")
-            self.page_size = self.env.stat()["psize"]
-            self._mapped = self.env.info()["map_size"]
+    def __init__(
+        self, file: StoreFile, tables: Sequence[bytes], patience: float = WRITER_PATIENCE
+    ) -> None:
+        """Open it, after at most ``patience`` seconds of waiting for another process."""
+        with in_directory(file.directory), contextlib.ExitStack() as on_failure:
+            # Closed after LMDB's: a closed descriptor takes the locks of the process with it.
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._lock_fd = os.open(lock_name(file.name), flags)
+            on_failure.callback(os.close, self._lock_fd)
+            self._lock = WriterLock(self._lock_fd, patience)
+            self._lock.acquire()
+            on_failure.callback(self._lock.release)
+            with store_errors():
+                self._open(file, tables, on_failure)
+            self._lock.release()
             on_failure.pop_all()
+
+    def _open(
+        self, file: StoreFile, tables: Sequence[bytes], on_failure: contextlib.ExitStack
+    ) -> None:
+        mark = file.mark
+        self.inode, self.size, self._is_allocated = mark.inode, mark.size, mark.is_allocated
+        check_identity(file)
+        self.env = _open_environment(file.name, self.size, len(tables), self._is_allocated)
+        on_failure.callback(self.env.close)
+        check_identity(file)
+        if os.fstat(self._lock_fd).st_ino != mark.lock_inode:
+            raise StoreError(f"{lock_name(file.name)} was replaced", damaged=True)
+        self.tables = tuple(self.env.open_db(name, create=False) for name in tables)
+        self.page_size = self.env.stat()["psize"]
+        self.env.reader_check()
+        self.env.begin().abort()  # from now on this process has its slot among the readers
 
     def close(self) -> None:
         """Close the file."""
         self.env.close()
-        os.close(self._fd)
+        os.close(self._lock_fd)
 
-    def begin(self, write: bool = False) -> Transaction:
-        """A transaction, this process's only one; under the writers' lock if it is to write."""
-        while True:
-            try:
-                return self.env.begin(write=write)
-            except lmdb.MapResizedError:  # another process stored something behind our map's end
-                self._map(0)
+    def begin(self) -> Transaction:
+        """Return a reading transaction, this process's only one."""
+        return self.env.begin()
 
-    def begin_with_room(self, wanted: int, largest: int) -> Transaction:
-        """A writing transaction with so many bytes behind the last page, or in unused ones.
-
-        ``largest`` are the bytes of the largest record to store. Raises StoreError; StoreFull,
-        DiskFull and Replaced among others.
-        """
-        refusal = None
+    def begin_writing(self) -> Transaction:
+        """Return a writing transaction, for ``end``; StoreBusy when another process has one."""
+        self._lock.acquire()
         try:
-            while True:
-                txn, missing = self._begin_writing(wanted)
-                if missing <= 0:
-                    return txn
-                if refusal or self._mapped >= self._most:
-                    break
-                txn.abort()
-                refusal = self._grow(missing)
+            return self.env.begin(write=True)
         except ERRORS as error:
+            self._lock.release()
             raise store_error(error) from error
-        try:
-            self._check_free_pages(txn, wanted, largest, refusal)
-        except (StoreError, *ERRORS) as error:
-            self.end(txn, error)
-            raise
-        return txn
 
     def end(self, txn: Transaction, error: BaseException | None) -> None:
         """Commit; after an error drop it all. One of ERRORS, before or now, becomes StoreError."""
@@ -147,64 +161,24 @@ class MappedFile:
                 return
             txn.abort()
         except ERRORS as failure:
+            if not self._is_allocated and str(failure).endswith(_SHORT_WRITE):
+                raise StoreFull(os.strerror(errno.ENOSPC)) from failure
             error = failure
+        finally:
+            self._lock.release()
         if isinstance(error, ERRORS):
             raise store_error(error) from error
 
-    def uses_more_than(self, limit: int, txn: Transaction) -> bool:
-        """Whether ``used_bytes`` of a writing transaction is above the limit.
-
-        To count them takes as long as to store a session: not while the file can't be so long.
-        """
-        return self._reach > limit and self.used_bytes(txn) > limit
+    def reach(self) -> int:
+        """Return where the last page ends that any transaction so far has used, in bytes."""
+        return (self.env.info()["last_pgno"] + 1) * self.page_size
 
     def used_bytes(self, txn: Transaction) -> int:
-        """Bytes of the pages in use by the tables."""
+        """Return how many bytes the pages take that the tables use."""
         return sum(
             stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
             for stat in map(txn.stat, self.tables)
         )
-
-    def _begin_writing(self, wanted: int) -> tuple[Transaction, int]:
-        """A writing transaction, and by how many bytes the map is too short for so many more."""
-        txn = self.begin(write=True)
-        if self._extent.is_replaced():
-            txn.abort()
-            raise Replaced(REPLACED)
-        self._reach = (self.env.info()["last_pgno"] + 1) * self.page_size + wanted
-        return txn, self._reach - self._mapped
-
-    def _check_free_pages(
-        self, txn: Transaction, wanted: int, largest: int, refusal: str | None
-    ) -> None:
-        """Check that there are enough unused pages, as far as one can tell.
-
-        A large record needs pages in a row, and nobody knows whether the unused ones are; nor
-        whether a reader still sees them. LMDB will say so, if not.
-        """
-        if refusal and largest > self.page_size // 2 - NODE_BYTES:
-            raise DiskFull(refusal)
-        if self._mapped - self.used_bytes(txn) < wanted:
-            raise StoreFull(refusal or NO_PAGE)
-
-    def _grow(self, missing: int) -> str | None:
-        """Have the map end so many bytes later, if it may; why the disk refused, or None."""
-        try:
-            self._map(self._mapped + missing)
-        except OSError as error:
-            return error_text(error)
-        return None
-
-    def _map(self, end: int) -> None:
-        """Map what is granted; before that, ask for all up to ``end``. Raises OSError."""
-        with locked(self._fd):
-            if trouble := self._extent.trouble():
-                raise Replaced(REPLACED) if self._extent.is_replaced() else StoreError(trouble)
-            try:
-                self._extent.grant(end, self._most)
-            finally:
-                self.env.set_mapsize(self._extent.granted())
-                self._mapped = self.env.info()["map_size"]
 
 
 def preload() -> None:

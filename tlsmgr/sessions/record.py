@@ -1,17 +1,20 @@
-"""seal - what a session looks like in the file: sealed under keys that no disk ever sees.
+"""record - what a session looks like in the file: sealed under keys that are never on a disk.
 
-The data of a record is ``when saved (5 bytes) | body``; the body is ``length of the id (3 bytes) |
-cache id | session``, with ``tlsmgr_session_encryption`` encrypted by AES-256-GCM, and 16 bytes of
-tag behind it. So a copy of the file shows when sessions were stored, how long they are, and nothing
-else. The serial number is the nonce: SharedCache gives each one out once in the life of a key, even
-when the batch it was meant for is never committed. Digest and time are authenticated with the body,
-so that no session can be passed off as another id's.
+The data of a record is ``when saved (5 bytes) | nonce (12 bytes) | body``; the body is ``length of
+the id (3 bytes) | cache id | session``, encrypted by AES-256-GCM, with a tag of 16 bytes behind it.
+With ``tlsmgr_session_encryption = no`` there is no nonce and the body is in the clear. So a copy of
+the file shows when sessions were stored and how long they are, and nothing else. Digest, serial and
+time are authenticated with the body: no session can be passed off as that of another id.
+
+A nonce must never be used twice under one key. It is unique by construction, without any lock
+(SP 800-38D, 8.2.1): the number of the process, which the parent gives out once, and a counter of
+that process. See ``Nonces``.
 
 The digest that stands for a cache id in the file is keyed BLAKE2b, 16 bytes: ids of any length
-become keys of one size, and no stranger can choose two ids that meet. The id itself is only there
-to be logged; where nothing is, it is left out.
+become keys of one size, and no client can choose two ids that have the same. The id itself is only
+stored to be logged; where nothing is logged, it is left out.
 
-Keys come from SharedCache and live in the process's memory while it runs. Pure: no I/O, no lock.
+Keys come from SharedCache and stay in the process's memory while it runs. Pure: no I/O, no lock.
 """
 
 from __future__ import annotations
@@ -24,9 +27,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 DIGEST_BYTES = 16
-NONCE_BYTES = 12  # SP 800-38D, 8.2.1: deterministic construction, all of it invocation field
+SERIAL_BYTES = 8  # of a record in its file; see ``store``
+NUMBER_BYTES, COUNTER_BYTES = 4, 8  # of a nonce
+NONCE_BYTES = NUMBER_BYTES + COUNTER_BYTES
 SAVED_BYTES = 5  # seconds since 1970, until the year 36812
 LENGTH_BYTES = 3
+_BODY_AT = SAVED_BYTES + NONCE_BYTES
 
 
 class Entry(NamedTuple):
@@ -40,38 +46,65 @@ class Entry(NamedTuple):
         return f"Entry(saved={self.saved}, {len(self.session)} bytes)"
 
 
+class Nonces:
+    """The nonces of one process: one object for all its caches.
+
+    ``number`` is that of the process (ProcessNumber); no other process may have the same one.
+    """
+
+    __slots__ = ("_last",)
+
+    def __init__(self, number: int) -> None:
+        self._last = number << 8 * COUNTER_BYTES
+
+    def next(self) -> bytes:
+        """Return a nonce that neither this process nor another one has ever used."""
+        self._last += 1
+        return self._last.to_bytes(NONCE_BYTES, "big")
+
+
 class Seal:
     """Turns entries into records and back, and cache ids into digests.
 
-    ``seal_key`` is 32 bytes, or None for records in the clear; ``digest_key`` is 32 bytes.
+    ``seal_key`` is 32 bytes, or None for records in the clear; ``digest_key`` is 32 bytes. Without
+    ``nonces`` it can only decrypt.
     """
 
-    __slots__ = ("_aead", "_keyed_hash")
+    __slots__ = ("_aead", "_keyed_hash", "_nonces")
 
-    def __init__(self, seal_key: bytes | None, digest_key: bytes) -> None:
+    def __init__(
+        self, seal_key: bytes | None, digest_key: bytes, nonces: Nonces | None = None
+    ) -> None:
         self._aead = AESGCM(seal_key) if seal_key is not None else None
         self._keyed_hash = blake2b(digest_size=DIGEST_BYTES, key=digest_key)
+        self._nonces = nonces
 
     def digest(self, cache_id: bytes) -> bytes:
-        """The 16 bytes that stand for a cache id."""
-        state = self._keyed_hash.copy()  # the key has gone in already
+        """Return the 16 bytes that stand for a cache id."""
+        state = self._keyed_hash.copy()  # it has processed the key already
         state.update(cache_id)
         return state.digest()
 
-    def close(self, digest: bytes, serial: bytes, entry: Entry) -> bytes:
-        """The data of a record; ``serial`` must never have been used with this key before."""
+    def encrypt(self, digest: bytes, serial: bytes, entry: Entry) -> bytes:
+        """Return the data of the record that has this digest and this serial."""
         saved = entry.saved.to_bytes(SAVED_BYTES, "big")
         body = len(entry.cache_id).to_bytes(LENGTH_BYTES, "big") + entry.cache_id + entry.session
-        if self._aead is not None:
-            body = self._aead.encrypt(serial.rjust(NONCE_BYTES, b"\0"), body, digest + saved)
-        return saved + body
+        if self._aead is None:
+            return saved + body
+        if self._nonces is None:
+            raise ValueError("a seal without nonces can't encrypt")
+        nonce = self._nonces.next()
+        return saved + nonce + self._aead.encrypt(nonce, body, digest + serial + saved)
 
-    def open(self, digest: bytes, serial: bytes, data: bytes) -> Entry | None:
-        """The entry of a record, or None when the record is damaged or of another key."""
-        saved, body = data[:SAVED_BYTES], data[SAVED_BYTES:]
-        if self._aead is not None:
+    def decrypt(self, digest: bytes, serial: bytes, data: bytes) -> Entry | None:
+        """Return the entry of a record, or None when it is damaged or under another key."""
+        saved = data[:SAVED_BYTES]
+        if self._aead is None:
+            body = data[SAVED_BYTES:]
+        else:
+            nonce, sealed = data[SAVED_BYTES:_BODY_AT], data[_BODY_AT:]
             try:
-                body = self._aead.decrypt(serial.rjust(NONCE_BYTES, b"\0"), body, digest + saved)
+                body = self._aead.decrypt(nonce, sealed, digest + serial + saved)
             except (InvalidTag, ValueError):
                 return None
         end = LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "big")
@@ -81,5 +114,5 @@ class Seal:
 
 
 def saved_time(data: bytes) -> int:
-    """When the entry of a record was saved, without opening it."""
+    """Return when the entry of a record was saved, without decrypting it."""
     return int.from_bytes(data[:SAVED_BYTES], "big")

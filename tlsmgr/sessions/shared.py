@@ -1,55 +1,62 @@
 """shared - what all processes share of one session cache, beside its file.
 
-Lives in shared memory and nowhere else: the two keys, the serial number given out last, and the
-mark that some process found the file damaged. The parent makes it before it forks; when it ends,
-the keys are gone and what is left on disk can't be read by anyone.
+``SharedCache`` is in shared memory and nowhere else: the two keys of a cache, and the report that a
+process found the file damaged. The parent makes it before it forks; when the daemon ends, the keys
+are gone, and nobody can read what is left on the disk.
 
-The serial is only touched inside a write transaction of the store, whose lock makes it safe without
-one of its own; because it lies here and not in the file, a batch that is never committed does not
-give its serials back, and no nonce is used twice.
+``ProcessNumber`` is not shared: each process inherits the value of its own fork. Pure, no lock.
 """
 
 from __future__ import annotations
 
-from tlsmgr.sessions.record import KEY_BYTES, Seal
-from tlsmgr.sessions.store import SERIAL_BYTES
+from tlsmgr.sessions.record import KEY_BYTES, Nonces, Seal
 from tlsmgr.shm import SharedMemory
 
-_DAMAGED = 0
-_STATE_BYTES = 8
+_REPORT_BYTES = 8
+
+
+class ProcessNumber:
+    """The number of this process among all that the parent has forked; see ``record.Nonces``.
+
+    The parent calls ``advance`` before each fork. The child is the process with the new value; the
+    parent itself must not encrypt once it has forked.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def advance(self) -> None:
+        """Give the process that is forked next a number of its own."""
+        self.value += 1
 
 
 class SharedCache:
-    """Keys, serial and damage mark of one cache. ``keys`` is 64 random bytes."""
-
-    SIZE = 2 * KEY_BYTES + _STATE_BYTES + 64  # bytes it carves, padding included
+    """Keys and damage report of one cache. ``keys`` is 64 random bytes."""
 
     def __init__(self, memory: SharedMemory, keys: bytes, encrypted: bool) -> None:
         self._keys = memory.carve(2 * KEY_BYTES)
         self.renew(keys)
-        self._serial = memory.carve(_STATE_BYTES).cast("Q")
-        self._marks = memory.carve(_STATE_BYTES)
+        self._damaged = memory.carve(_REPORT_BYTES).cast("Q")
         self._encrypted = encrypted
 
     def renew(self, keys: bytes) -> None:
-        """Other keys, for a file that is made anew; seals made before keep the old ones."""
+        """Set other keys, for a file that is made new; seals made before keep the old ones."""
         self._keys[:] = keys
 
-    def seal(self) -> Seal:
-        """The seal under this cache's keys, for the calling process."""
+    def seal(self, nonces: Nonces | None = None) -> Seal:
+        """Return the seal under this cache's keys; to encrypt it needs the process's nonces."""
         seal_key = bytes(self._keys[:KEY_BYTES]) if self._encrypted else None
-        return Seal(seal_key, bytes(self._keys[KEY_BYTES:]))
+        return Seal(seal_key, bytes(self._keys[KEY_BYTES:]), nonces)
 
-    def next_serial(self) -> bytes:
-        """A serial that was never given out; call it inside a write transaction only."""
-        self._serial[0] += 1
-        return self._serial[0].to_bytes(SERIAL_BYTES, "big")
+    def report_damage(self, inode: int) -> None:
+        """Ask for a new file in place of the damaged one, which has this inode number.
 
-    def report_damage(self) -> None:
-        """Ask the parent to make the file anew."""
-        self._marks[_DAMAGED] = 1
+        With the number, a process that has an older file still open can't report the new one.
+        """
+        self._damaged[0] = inode
 
-    def take_damage(self) -> bool:
-        """Whether damage was reported since the last call; for the parent."""
-        damaged, self._marks[_DAMAGED] = self._marks[_DAMAGED], 0
-        return bool(damaged)
+    def take_damage(self) -> int:
+        """Return the inode number of the file reported since the last call, 0 for none."""
+        inode = int(self._damaged[0])
+        self._damaged[0] = 0
+        return inode

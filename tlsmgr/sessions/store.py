@@ -5,69 +5,58 @@ first; ``places`` maps the fixed-size digest of a cache id to its place and its 
 an age to a place. Appending fills the pages (three typical sessions each), and a session that is
 stored again takes the place of the one before: nothing else is touched.
 
-Each record has a serial number that only grows, and its age was its serial when it was last looked
-at. So the first of all ages is that of the oldest record if the record still has that serial; else
-it has been stored again since, and gets the age that it deserves before the next one is looked at.
+Each record has a serial number, made of LMDB's transaction number and its own in the batch. Both
+come from the file, under the lock that a writer holds, so a serial is larger than all before it and
+is never used twice in a file, whichever process writes. The age of a record was its serial when it
+was last looked at. So the first of all ages is that of the oldest record if the record still has
+that serial; else it was stored again since: its age is updated, and the next one is looked at.
 
-The file is expendable: nothing is ever synced to disk, and it is made afresh at each start, beside
-its name, and renamed into place; never truncated under a reader. It is written through the memory
-map (MDB_WRITEMAP), which halves the cost of an update; ``mapped`` sees to it that a full disk is an
-error of one batch all the same.
-
-An open Store must not cross a fork(): the parent opens one for a slice of maintenance, a worker for
-life after its fork. Paths are relative to a directory descriptor, which works in a jail as well. A
-process killed inside a batch leaves the file as it was before (robust mutex). Whatever LMDB says is
-raised as StoreError; nothing here is fatal, and nothing is logged.
+The file is expendable: nothing is ever synced to disk. ``create`` makes it beside its name, with
+all its disk space, and renames it into place; a file in use is never truncated. An open Store must
+not cross a fork(): a worker opens it after its fork. Lookups take no lock, a batch takes the
+writers' lock (see ``lmdb_file``). Every failure is a StoreError; nothing here is fatal, and only
+``create`` logs: a warning when the disk has less space than wanted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from tlsmgr.sessions.extent import locked, own
-from tlsmgr.sessions.file import StoreError, StoreFile, claim, in_directory, inode_of, remove
+from tlsmgr import log
+from tlsmgr.sessions.file import (
+    MIB,
+    WRITER_PATIENCE,
+    StoreError,
+    StoreFile,
+    allocate,
+    claim,
+    in_directory,
+    inode_of,
+    lock_name,
+    map_size_for,
+)
 from tlsmgr.sessions.lmdb_file import (
     ERRORS,
-    DiskFull,
-    MappedFile,
-    Replaced,
-    StoreFull,
+    LmdbFile,
     Transaction,
+    make_tables,
     store_error,
     store_errors,
 )
-from tlsmgr.sessions.record import DIGEST_BYTES
-
-__all__ = [
-    "Batch",
-    "DiskFull",
-    "Record",
-    "Replaced",
-    "Store",
-    "StoreError",
-    "StoreFile",
-    "StoreFull",
-    "create",
-    "inode_of",
-    "map_size_for",
-    "remove",
-]
+from tlsmgr.sessions.record import DIGEST_BYTES, SERIAL_BYTES
 
 TABLES = (b"records", b"places", b"ages")
-SERIAL_BYTES = 6  # of a serial, a place and an age; big-endian, so that they are in order
-PAGES_A_BATCH, PAGES_A_CHANGE = 64, 10  # copied at most, for all practical purposes
-AGES_A_BATCH = 16  # that are put right, at most, when the oldest record is looked for
-PAGES_IN_RESERVE = 128  # so that a full disk does not keep us from evicting
-PATIENCE = 0.5  # seconds to wait until nobody grants or maps the old file any more
+NUMBER_BITS = 20  # of a serial: the record's number in its batch; the others are the transaction's
+AGES_A_BATCH = 16  # that are updated, at most, when the oldest record is looked for
+PAGES_A_CHANGE = 8  # copied or added, at most, beside twice the bytes of a record
+BATCH_PART = 16  # a batch that changes one 16th of the pages of the file is large
 _HEAD_BYTES = SERIAL_BYTES + DIGEST_BYTES
-RESERVE = 64 << 20  # bytes of address space over twice the limit: copies, pinned pages
 
 
 class Record(NamedTuple):
-    """The digest that it is found by (16 bytes), its serial (6 bytes), and the sealed bytes."""
+    """The digest that it is found by (16 bytes), its serial (8 bytes), and the sealed bytes."""
 
     digest: bytes
     serial: bytes
@@ -77,13 +66,55 @@ class Record(NamedTuple):
         return f"Record({self.serial.hex()}, {len(self.data)} bytes)"
 
 
+def create(file: StoreFile) -> int:
+    """Make the file and its lock table, empty, mode 0600, and rename them into place.
+
+    Return a descriptor that keeps the file ours while it is open: another daemon gets a StoreError
+    here. A process that has the old file open keeps it, and its lock table, until it closes them.
+    """
+    fresh = file.name + ".new"
+    with in_directory(file.directory), contextlib.ExitStack() as until_done:
+        if inode_of(file) is not None:
+            until_done.callback(os.close, claim(file.name))
+        _remove_leftovers(fresh)
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(_remove_leftovers, fresh)
+            make_tables(fresh, TABLES)
+            descriptor = claim(fresh)
+            on_failure.callback(os.close, descriptor)
+            size, is_allocated = allocate(descriptor, file.map_size)
+            lock_inode = os.stat(lock_name(fresh)).st_ino
+            os.rename(lock_name(fresh), lock_name(file.name))
+            os.rename(fresh, file.name)
+            file.mark.record(os.fstat(descriptor).st_ino, lock_inode, size, is_allocated)
+            on_failure.pop_all()
+    if size < file.map_size:
+        log.warning(
+            f"{file.name}: wanted {file.map_size // MIB} MiB of disk space,"
+            f" got {size // MIB} MiB; the cache holds fewer sessions"
+        )
+    return descriptor
+
+
+def _remove_leftovers(name: str) -> None:
+    for leftover in (name, lock_name(name)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
+
+
+def size_limit_in(size: int, size_limit: int) -> int:
+    """Return the limit that holds in a file of ``size`` bytes: less where the disk had less."""
+    wanted = map_size_for(size_limit)
+    return size_limit * min(size, wanted) // wanted
+
+
 def _record(value: bytes) -> Record:
-    """The record in a place: its serial comes first, then its digest."""
+    """Return the record in a place: its serial comes first, then its digest."""
     return Record(value[SERIAL_BYTES:_HEAD_BYTES], value[:SERIAL_BYTES], value[_HEAD_BYTES:])
 
 
-def _find(txn: Transaction, file: MappedFile, digest: bytes) -> tuple[bytes, bytes, Record] | None:
-    """Place, age and record of ``digest``; None if there is none, or another digest's."""
+def _find(txn: Transaction, file: LmdbFile, digest: bytes) -> tuple[bytes, bytes, Record] | None:
+    """Return place, age and record of ``digest``; None if there is none, or another digest's."""
     records, places, _ = file.tables
     way = txn.get(digest, None, places)
     value = None if way is None else txn.get(way[:SERIAL_BYTES], None, records)
@@ -93,41 +124,17 @@ def _find(txn: Transaction, file: MappedFile, digest: bytes) -> tuple[bytes, byt
     return (way[:SERIAL_BYTES], way[SERIAL_BYTES:], record) if record.digest == digest else None
 
 
-def map_size_for(size_limit: int) -> int:
-    """Bytes of address space for a store that eviction keeps below ``size_limit`` bytes."""
-    return 2 * size_limit + RESERVE
-
-
-def create(file: StoreFile) -> int:
-    """Make the file afresh, empty, mode 0600, and rename it into place.
-
-    Returns a descriptor that keeps the file ours while it is open: another daemon gets a StoreError
-    here. Who has the old file open keeps it, and its lock table, until it is closed; nobody opens
-    or maps it meanwhile, as that goes by the name.
-    """
-    fresh = file._replace(name=file.name + ".new", mark=None)
-    with in_directory(file.directory), contextlib.ExitStack() as until_done:
-        if inode_of(file) is not None:
-            until_done.callback(os.close, old := claim(file.name))
-            until_done.enter_context(locked(old, PATIENCE))
-        for leftover in (fresh.name, fresh.name + "-lock", file.name + "-lock"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(leftover)
-        Store(fresh, create=True).close()
-        os.unlink(fresh.name + "-lock")
-        descriptor = claim(fresh.name)
-        os.rename(fresh.name, file.name)
-        if file.mark is not None:
-            own(file.mark, descriptor)
-    return descriptor
-
-
 class Store:
-    """An open file, for one process. Raises StoreError."""
+    """An open file, for one process. Raises StoreError.
 
-    def __init__(self, file: StoreFile, create: bool = False) -> None:
+    ``inode`` and ``size`` are those of the file that was opened.
+    """
+
+    def __init__(self, file: StoreFile, patience: float = WRITER_PATIENCE) -> None:
+        """Open the file; wait at most ``patience`` seconds for another process that writes."""
         self._reading: Transaction | None = None
-        self._file = MappedFile(file, TABLES, create)
+        self._file = LmdbFile(file, TABLES, patience)
+        self.inode, self.size = self._file.inode, self._file.size
 
     def close(self) -> None:
         """Close the file. The Store must not be used afterwards."""
@@ -135,7 +142,7 @@ class Store:
         self._file.close()
 
     def read(self, digest: bytes) -> Record | None:
-        """The record stored under ``digest``, or None. Takes no lock, unless the file has grown.
+        """Return the record stored under ``digest``, or None. Takes no lock.
 
         All reads until ``end_reading`` or ``writing`` see the file as it was at the first of them.
         """
@@ -150,15 +157,15 @@ class Store:
         return found[2] if found is not None else None
 
     def end_reading(self) -> None:
-        """Let go of what reads have pinned: its pages can't be used again meanwhile."""
+        """Let go of the pages that reads have pinned: they can't be used again meanwhile."""
         if self._reading is not None:
             self._reading.abort()
             self._reading = None
 
     def read_from(self, place: bytes, count: int) -> tuple[list[Record], bytes]:
-        """At most ``count`` records from this place on, and the place to go on from. No lock.
+        """Return at most ``count`` records from this place on, and the place to go on from.
 
-        b"" is the first place of all, and behind the last one.
+        b"" is the first place of all, and behind the last one. Takes no lock.
         """
         with store_errors(), self._file.begin() as txn:
             cursor = txn.cursor(self._file.tables[0])
@@ -169,22 +176,16 @@ class Store:
                 more = cursor.next()
             return found, cursor.key()
 
-    def writing(self, changes: int = 1, sizes: Sequence[int] = (), evicts: bool = False) -> Batch:
-        """One transaction under the writers' lock, for a ``with`` statement.
-
-        At most ``changes`` records are stored or removed; ``sizes`` are those of the stored ones in
-        bytes. StoreFull or DiskFull when the disk has no room for that; a batch that ``evicts`` may
-        use up what is kept in reserve.
-        """
+    def usage(self) -> tuple[int, int]:
+        """Return the number of records, and the bytes of the pages they take. Takes no lock."""
         self.end_reading()
-        pages = PAGES_A_BATCH + PAGES_A_CHANGE * changes + (0 if evicts else PAGES_IN_RESERVE)
-        wanted = pages * self._file.page_size + 2 * sum(sizes)
-        return Batch(self._file.begin_with_room(wanted, max(sizes, default=0)), self._file)
+        with store_errors(), self._file.begin() as txn:
+            return txn.stat(self._file.tables[0])["entries"], self._file.used_bytes(txn)
 
-    def clear_stale_readers(self) -> int:
-        """Free the reader slots of dead processes; returns how many."""
-        with store_errors():
-            return self._file.env.reader_check()
+    def writing(self) -> Batch:
+        """Return one transaction under the writers' lock, for a ``with`` statement."""
+        self.end_reading()
+        return Batch(self._file)
 
 
 class Batch:
@@ -193,13 +194,24 @@ class Batch:
     It is the context manager itself, as one of contextlib's takes longer than the transaction.
     """
 
-    __slots__ = ("_ages", "_corrected", "_file", "_places", "_records", "_txn")
+    __slots__ = (
+        "_ages",
+        "_changed",
+        "_corrected",
+        "_file",
+        "_places",
+        "_records",
+        "_serial",
+        "_txn",
+    )
 
-    def __init__(self, txn: Transaction, file: MappedFile) -> None:
-        self._txn = txn
+    def __init__(self, file: LmdbFile) -> None:
+        self._txn = file.begin_writing()
         self._file = file
         self._records, self._places, self._ages = file.tables
-        # Age, place and digest of the records whose age was put right.
+        self._serial = self._txn.id() << NUMBER_BITS
+        self._changed = 0  # bytes of pages that this batch may have copied or added, at most
+        # Age, place and digest of the records whose age was updated.
         self._corrected: list[tuple[bytes, bytes, bytes]] = []
 
     def __enter__(self) -> Batch:
@@ -208,9 +220,15 @@ class Batch:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._file.end(self._txn, error)
 
+    def next_serial(self) -> bytes:
+        """Return a serial that no record of this file has had, larger than all before."""
+        self._serial += 1
+        return self._serial.to_bytes(SERIAL_BYTES, "big")
+
     def put(self, record: Record) -> None:
-        """Store a record, the latest of all, in place of what its digest stood for."""
+        """Store a record, the latest of all, in place of an older one with its digest."""
         digest, serial, data = record
+        self._changed += 2 * len(data) + PAGES_A_CHANGE * self._file.page_size
         way = self._txn.get(digest, None, self._places)
         if way is not None:
             self._txn.put(way[:SERIAL_BYTES], serial + digest + data, db=self._records)
@@ -218,15 +236,15 @@ class Batch:
         self._txn.put(digest, serial + serial, db=self._places)
         for table, value in ((self._records, serial + digest + data), (self._ages, serial)):
             if not self._txn.put(serial, value, append=True, db=table):
-                raise StoreError("records are out of order")
+                raise StoreError("records are out of order", damaged=True)
 
     def find(self, digest: bytes) -> Record | None:
-        """The record stored under ``digest``, or None."""
+        """Return the record stored under ``digest``, or None."""
         found = _find(self._txn, self._file, digest)
         return found[2] if found is not None else None
 
     def remove(self, record: Record) -> bool:
-        """Delete a record; False when it was gone or replaced already."""
+        """Delete a record; return False when it was gone or replaced already."""
         found = _find(self._txn, self._file, record.digest)
         if found is None or found[2].serial != record.serial:
             return False
@@ -234,11 +252,12 @@ class Batch:
         return self._delete(age, place, record.digest)
 
     def evict(self) -> bool:
-        """Let the oldest record go; False when there is none."""
+        """Delete the oldest record; return False when there is none."""
         oldest = self._oldest()
         return oldest is not None and self._delete(*oldest)
 
     def _delete(self, age: bytes, place: bytes, digest: bytes) -> bool:
+        self._changed += PAGES_A_CHANGE * self._file.page_size
         if (age, place, digest) in self._corrected:
             self._corrected.remove((age, place, digest))
         self._txn.delete(age, b"", self._ages)
@@ -247,7 +266,7 @@ class Batch:
         return self._txn.delete(place, b"", self._records)
 
     def _oldest(self) -> tuple[bytes, bytes, bytes] | None:
-        """Age, place and digest of the oldest record; if too many ages are wrong, of those."""
+        """Return age, place and digest of the oldest record; if too many ages are old, of those."""
         cursor = self._txn.cursor(self._ages)
         while cursor.first():
             age, place = cursor.item()
@@ -263,20 +282,34 @@ class Batch:
         return None
 
     def _correct(self, age: bytes, place: bytes, record: Record) -> None:
-        """Give a record that was stored again since the age that it deserves."""
+        """Update the age of a record that was stored again since."""
         self._txn.delete(age, b"", self._ages)
         self._txn.put(record.serial, place, db=self._ages)
         self._txn.put(record.digest, place + record.serial, db=self._places)
         self._corrected.append((record.serial, place, record.digest))
 
+    def is_large(self) -> bool:
+        """Return whether this batch has changed so much that another one should go on.
+
+        LMDB writes a changed page to an unused one, and can use the old one again only after the
+        next transaction. A transaction that takes almost all unused pages is the last one: none is
+        left to evict a record.
+        """
+        return self._changed > self._file.size // BATCH_PART
+
     def entries(self) -> int:
-        """How many records there are."""
+        """Return how many records there are."""
         return self._txn.stat(self._records)["entries"]
 
     def uses_more_than(self, limit: int) -> bool:
-        """Whether the pages in use by the tables take more bytes than that."""
-        return self._file.uses_more_than(limit, self._txn)
+        """Return whether the pages in use by the tables take more bytes than that.
+
+        To count them takes as long as to store a session, so the cheap upper bound comes first.
+        """
+        if self._file.reach() + self._changed <= limit:
+            return False
+        return self.used_bytes() > limit
 
     def used_bytes(self) -> int:
-        """Bytes of the pages in use by the tables."""
+        """Return how many bytes the pages take that the tables use."""
         return self._file.used_bytes(self._txn)

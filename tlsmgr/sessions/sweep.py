@@ -1,14 +1,15 @@
-"""sweep - the parent's walk through a session cache: expired entries out, a digest into the pool.
+"""sweep - the walk through a session cache: expired entries out, a digest into the pool.
 
-One sweep at start and one every ``timeout`` seconds (Postfix tlsmgr.c, tlsmgr_cache_run_event), a
-bounded slice at a time, so that workers keep the file and the CPU: a slice opens the file, reads at
-most ``SLICE_RECORDS`` without a lock, deletes the expired among them in transactions of at most
-``BATCH_RECORDS``, and closes the file, because the parent forks.
+One sweep at start and one every ``timeout`` seconds (Postfix tlsmgr.c, tlsmgr_cache_run_event), in
+bounded slices, so that workers keep the file and the CPU: a slice opens the file, reads at most
+``SLICE_RECORDS`` without a lock, deletes the expired among them in transactions of at most
+``BATCH_RECORDS``, and closes the file. Runs in the sweeper, as damaged pages may end a process.
 
 Several processes write, so an entry is looked at again inside the transaction that deletes it: a
-serial never names two entries, hence a record that still has its serial is still expired, and one
-that was replaced has gone. What the sweep passes is digested for the PRNG pool, as tlsmgr(8)
-promises. A file that can't be opened is reported as damage; nothing is fatal.
+serial never names two entries, hence a record that still has its serial is still expired, and a
+record that was replaced is left alone. The entries that the sweep passes are digested for the PRNG
+pool, as tlsmgr(8) says. Damage is reported; a file that can't be opened or written for another
+reason is left for the next sweep. Nothing is fatal.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from hashlib import blake2b
 
 from tlsmgr import log
 from tlsmgr.sessions.cache import CacheRules, log_delete
+from tlsmgr.sessions.file import StoreError, StoreFile
 from tlsmgr.sessions.record import saved_time
 from tlsmgr.sessions.shared import SharedCache
-from tlsmgr.sessions.store import Record, Store, StoreError, StoreFile, StoreFull
+from tlsmgr.sessions.store import Record, Store
 
 SLICE_RECORDS = 500
 BATCH_RECORDS = 50
@@ -49,11 +51,11 @@ class Sweep:
 
     @property
     def is_under_way(self) -> bool:
-        """There is more to be done than was done so far."""
+        """A sweep has begun and has not reached the end of the cache."""
         return bool(self._position)
 
     def run(self, now: float) -> float:
-        """Do one slice; returns the seconds until the next one is due."""
+        """Do one slice; return the seconds until the next one is due."""
         if not self._position:
             self._started = now
             if self._rules.logging:
@@ -61,28 +63,28 @@ class Sweep:
                     "tlsmgr_cache_run_event: start TLS"
                     f" {self._rules.cache_type} session cache cleanup"
                 )
+        inode = self._file.mark.inode
         try:
             finished = self._slice(int(now))
         except StoreError as error:
-            if not isinstance(error, StoreFull):
-                self._shared.report_damage()
+            if error.damaged:
+                self._shared.report_damage(inode)
             finished = True
         if not finished:
             return PAUSE
         self._position = b""
-        passed = max(0.0, now - self._started)  # less than nothing: the clock was set back
+        passed = max(0.0, now - self._started)  # negative: the clock was set back
         return max(PAUSE, self._rules.timeout - passed)
 
     def _slice(self, now: int) -> bool:
-        """One slice; True when it reached the end."""
+        """Do one slice; return True when it reached the end."""
         store = Store(self._file)
         try:
-            store.clear_stale_readers()
             records, self._position = store.read_from(self._position, SLICE_RECORDS)
             self._stir_in(records)
-            expired = [r for r in records if saved_time(r.data) + self._rules.timeout < now]
-            for start in range(0, len(expired), BATCH_RECORDS):
-                self._delete(store, expired[start : start + BATCH_RECORDS])
+            expired = [r for r in records if self._rules.is_expired(saved_time(r.data), now)]
+            while expired:
+                self._delete(store, expired)
         finally:
             store.close()
         self.passed += len(records)
@@ -96,21 +98,19 @@ class Sweep:
             self._stir(digest.digest())
 
     def _delete(self, store: Store, expired: list[Record]) -> None:
-        try:
-            self._delete_at_once(store, expired)
-        except StoreFull:  # there may be room for less
-            if len(expired) == 1:
-                raise
-            for record in expired:
-                self._delete(store, [record])
-
-    def _delete_at_once(self, store: Store, expired: list[Record]) -> None:
-        with store.writing(len(expired), evicts=True) as batch:
-            removed = [record for record in expired if batch.remove(record)]
+        """Delete the first records of the list, in one transaction, and take them from it."""
+        removed = []
+        with store.writing() as batch:
+            for _ in range(min(len(expired), BATCH_RECORDS)):
+                if batch.is_large():
+                    break
+                record = expired.pop(0)
+                if batch.remove(record):
+                    removed.append(record)
         self.deleted += len(removed)
         if self._rules.logging:
             seal = self._shared.seal()
             for record in removed:
-                entry = seal.open(*record)
+                entry = seal.decrypt(*record)
                 if entry is not None:
                     log_delete(self._rules, entry.cache_id)

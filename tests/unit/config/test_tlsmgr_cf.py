@@ -47,8 +47,9 @@ def all_defaults(conf: Configuration) -> bool:
         conf.number("tlsmgr_worker_processes"),
         conf.flag("tlsmgr_session_encryption"),
         conf.seconds("tlsmgr_statistics_interval"),
+        conf.text("tlsmgr_farm_secret_file"),
     )
-    return (caches, others) == ([(134217728, 0)] * 3, (0, True, 600))
+    return (caches, others) == ([(134217728, 0)] * 3, (0, True, 600, ""))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,11 @@ def test_sizes_have_suffixes(tmp_path: Path, text: str, size: int) -> None:
         ),
         ("tlsmgr_statistics_interval", "-1", 'bad time "-1"; using the default 600s'),
         ("tlsmgr_statistics_interval", "10sfoo", 'bad time "10sfoo"; using the default 600s'),
+        (
+            "tlsmgr_farm_secret_file",
+            "farm.secret",
+            'not an absolute path: "farm.secret"; using the default (empty)',
+        ),
         (SIZE, "${x", 'truncated macro reference: "${x"; using the default 128M'),
         (SIZE, f"${SIZE}", f'unreasonable macro call nesting: "{SIZE}"; using the default 128M'),
         (
@@ -110,6 +116,13 @@ def test_a_bad_value_is_an_error_line_and_the_default_holds(
     assert all_defaults(conf)
     assert errors == [f"option -o: {name}: {fault}"]
     assert warnings == []
+
+
+def test_a_path_may_be_empty_or_refer_to_a_directory(tmp_path: Path) -> None:
+    name = "tlsmgr_farm_secret_file"
+    for value, path in [("$config_directory/farm", f"{tmp_path}/farm"), ("/a b", "/a b"), ("", "")]:
+        conf, warnings, errors = load_text(tmp_path, f"{name} = {value}\n")
+        assert (conf.text(name), warnings, errors) == (path, [], [])
 
 
 def test_the_smallest_and_the_largest_values_are_good(tmp_path: Path) -> None:

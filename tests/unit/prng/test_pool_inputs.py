@@ -1,4 +1,4 @@
-"""What goes into each output of the pool, so that none is ever repeated."""
+"""The inputs of each output of the pool, so that none is ever repeated."""
 
 import os
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def from_child(work: Callable[[], bytes]) -> bytes:
 
 
 def test_constant_pools_are_the_same() -> None:
-    """What the following tests rest on."""
+    """The next tests assume this."""
     assert constant_pool().extract(32) == constant_pool().extract(32)
 
 

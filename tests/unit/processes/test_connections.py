@@ -41,7 +41,7 @@ class Room(NamedTuple):
         return client, theirs
 
     def events(self) -> dict[int, int]:
-        """What epoll says now, by descriptor."""
+        """The events of epoll now, by descriptor."""
         return dict(self.epoll.poll(0))
 
 

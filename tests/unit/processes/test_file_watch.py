@@ -1,9 +1,10 @@
-"""The watch over the caches' files: what is lost or damaged is made anew, and nothing else."""
+"""The watch over session files: a lost or damaged one is made again, and no other."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from support.cache_files import CacheFiles
 
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import CachePlan, Scoreboard
-from tlsmgr.sessions.store import inode_of, remove
+from tlsmgr.sessions.file import FileMark, StoreError, inode_of, remove
+from tlsmgr.sessions.record import Entry, Nonces
+from tlsmgr.sessions.store import create
 from tlsmgr.shm import SharedMemory
 
 
@@ -69,7 +72,7 @@ def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> No
     watch.make_all()
     acts: list[Callable[[], object]] = [
         lambda: remove(two[0].file),
-        two[0].shared.report_damage,
+        lambda: two[0].shared.report_damage(two[0].file.mark.inode),
         lambda: os.rename(two[0].path, two[0].path.with_name("moved")),
     ]
     for act in acts:
@@ -83,6 +86,66 @@ def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> No
         retired.clear()
         watch.run(0.0)
         assert (inodes(two), retired) == (after, [])
+
+
+def test_a_lock_table_that_is_gone_or_another_one(two: list[CacheFiles]) -> None:
+    """It belongs to its file: both are made again."""
+    watch, retired = watch_of(two)
+    watch.make_all()
+    lock_table = two[0].path.with_name("smtp.sessions-lock")
+
+    def replace() -> None:
+        _seen.append(os.open(lock_table, os.O_RDONLY))  # as a worker has it open
+        lock_table.unlink()
+        lock_table.write_bytes(bytes(69632))
+
+    acts: list[Callable[[], object]] = [
+        lock_table.unlink,
+        lambda: lock_table.rename(lock_table.with_name("elsewhere")),
+        replace,
+        lambda: os.truncate(two[0].path, 8192),
+    ]
+    for act in acts:
+        before = inodes(two)
+        act()
+        watch.run(0.0)
+        after = inodes(two)
+        assert after[0] not in (None, before[0])
+        assert after[1] == before[1]
+        assert retired == ["retired"]
+        retired.clear()
+        watch.run(0.0)
+        assert (inodes(two), retired) == (after, [])
+
+
+def test_a_file_that_is_made_again_has_other_keys(two: list[CacheFiles]) -> None:
+    watch, _ = watch_of(two)
+    watch.make_all()
+    seals = [files.shared.seal(Nonces(1)) for files in two]
+    remove(two[0].file)
+    watch.run(0.0)
+    entry = Entry(1, b"id", b"session")
+    for files, seal, is_new in zip(two, seals, (True, False)):
+        now = files.shared.seal()
+        assert (now.digest(b"id") != seal.digest(b"id")) == is_new
+        data = seal.encrypt(bytes(16), bytes(8), entry)
+        assert (now.decrypt(bytes(16), bytes(8), data) is None) == is_new
+
+
+def test_damage_of_an_older_file_says_nothing_of_the_new_one(two: list[CacheFiles]) -> None:
+    """A process that is about to be replaced may still have it open."""
+    watch, retired = watch_of(two)
+    watch.make_all()
+    inodes(two)
+    old = two[0].file.mark.inode
+    two[0].shared.report_damage(old)
+    watch.run(0.0)
+    before = inodes(two)
+    assert before[0] != old
+    two[0].shared.report_damage(old)
+    watch.run(0.0)
+    assert inodes(two) == before
+    assert retired == ["retired"]
 
 
 def test_files_are_checked_by_writing_while_a_file_system_blocks(two: list[CacheFiles]) -> None:
@@ -103,22 +166,62 @@ def test_files_are_checked_by_writing_while_a_file_system_blocks(two: list[Cache
 
 
 def test_a_file_that_can_not_be_made_is_tried_again(
-    two: list[CacheFiles], capfd: pytest.CaptureFixture[str]
+    two: list[CacheFiles],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """One warning in ten minutes, and a line when it is over."""
     watch, retired = watch_of(two)
     watch.make_all()
     before = inodes(two)
     remove(two[0].file)
     two[0].path.mkdir()
-    watch.run(0.0)
+    for _ in range(5):
+        assert watch.run(0.0) > 10
     assert retired == []
-    assert "warning: cannot make smtp.sessions: " in capfd.readouterr().err
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "warning: cannot make smtp.sessions: " in line
+    later = time.monotonic() + 600
+    monkeypatch.setattr("tlsmgr.processes.filewatch.time.monotonic", lambda: later)
+    for _ in range(5):
+        watch.run(0.0)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "warning: cannot make smtp.sessions: " in line
     two[0].path.rmdir()
     watch.run(0.0)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.endswith(": smtp.sessions could be made: smtp sessions are cached")
     assert retired == ["retired"]
+    remove(two[0].file)
+    watch.run(0.0)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "warning: smtp.sessions was damaged or removed: recreated empty" in line
+    retired.pop()
     after = inodes(two)
     assert after[0] not in (None, before[0])
     assert after[1] == before[1]
+
+
+def test_a_file_that_an_earlier_janitor_still_claims_is_taken_over_later(
+    two: list[CacheFiles],
+) -> None:
+    """It is blocked in the kernel, say. The file is sound: it keeps its keys and its sessions."""
+    first, _ = watch_of(two)
+    first.make_all()
+    before, digest = inodes(two), two[0].shared.seal().digest(b"id")
+    second, retired = watch_of(two)
+    second.make_all()
+    for _ in range(2):
+        assert second.run(0.0) < 10
+        assert not second._claims
+    for descriptor in first._claims.values():
+        os.close(descriptor)
+    second.run(0.0)
+    assert len(second._claims) == 2
+    assert (inodes(two), retired) == (before, [])
+    assert two[0].shared.seal().digest(b"id") == digest
+    with pytest.raises(StoreError, match="unable to get exclusive lock"):
+        create(two[0].file)
 
 
 def test_the_file_of_another_daemon_is_left_alone(
@@ -127,6 +230,8 @@ def test_the_file_of_another_daemon_is_left_alone(
     first, _ = watch_of(two)
     first.make_all()
     before = inodes(two)
+    for files in two:
+        files.file = files.file._replace(mark=FileMark())
     second, retired = watch_of(two)
     second.make_all()
     second.run(0.0)

@@ -30,7 +30,7 @@ class Door(NamedTuple):
         return peers
 
     def accept(self) -> list[int]:
-        """What is accepted in one go."""
+        """The connections that one call accepts."""
         return list(self.listeners.accept(self.listener.fileno(), 0.0))
 
 
@@ -86,7 +86,7 @@ def test_a_worker_gives_way_again_after_it_accepted(door: Door) -> None:
 
 
 def test_two_that_give_way_in_one_turn(tmp_path: Path) -> None:
-    """Both listeners told of connections before the first made this worker step back."""
+    """Both listeners had connections before the first made this worker step back."""
     with contextlib.ExitStack() as stack:
         epoll = stack.enter_context(select.epoll())
         pair = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Age in the store: who is the oldest, where records have been stored again since."""
+"""Age in the store: which record is the oldest, after records were stored again."""
 
 from __future__ import annotations
 
@@ -59,3 +59,18 @@ def test_what_moves_to_its_place_is_found_there(files: CacheFiles) -> None:
         batch.put(record(5, of=1))
     assert store.read(digest(1)) == record(5, of=1)
     assert list(evict_all(store)) == [3, 5]
+
+
+def test_many_are_evicted_in_one_batch_after_all_were_stored_again(files: CacheFiles) -> None:
+    """Each goes once: the ages that were updated before are those of records that still exist."""
+    numbers = list(range(1, 101))
+    put(store := files.store(), *numbers, size=60)
+    for latest, number in enumerate(reversed(numbers), start=101):
+        with store.writing() as batch:
+            batch.put(record(latest, 60, of=number))
+    with store.writing() as batch:
+        for gone in range(1, 101):
+            assert batch.evict()
+            assert batch.entries() == 100 - gone
+        assert not batch.evict()
+        assert batch.used_bytes() == 0

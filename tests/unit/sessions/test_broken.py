@@ -10,7 +10,9 @@ from support.cache_fixtures import NOW, MakeFiles, delete, lookup, update
 from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change, SessionCache
-from tlsmgr.sessions.store import SERIAL_BYTES, Store, remove
+from tlsmgr.sessions.file import remove
+from tlsmgr.sessions.record import SERIAL_BYTES, Nonces
+from tlsmgr.sessions.store import Store
 
 
 def check_that_it_serves_without(cache: SessionCache) -> None:
@@ -23,7 +25,7 @@ def check_that_it_serves_without(cache: SessionCache) -> None:
 
 def test_without_a_file(make_files: MakeFiles) -> None:
     files = make_files()
-    cache = SessionCache(files.rules, files.shared, None)
+    cache = SessionCache(files.rules, files.shared, None, Nonces(1))
     check_that_it_serves_without(cache)
     assert cache.size() == (0, 0)
     cache.close()
@@ -42,7 +44,7 @@ def test_garbage_in_the_file_is_a_miss_and_a_word_to_the_parent(
 ) -> None:
     files = make_files()
 
-    def meet_garbage() -> tuple[int, bool]:
+    def meet_garbage() -> tuple[int, int]:
         cache = files.cache()
         update(cache, *((b"%d" % number, bytes(1200)) for number in range(3000)))
         size = files.path.stat().st_size
@@ -53,7 +55,7 @@ def test_garbage_in_the_file_is_a_miss_and_a_word_to_the_parent(
         update(cache, (b"id", b"session"))
         return sum(one is not None for one in found), files.shared.take_damage()
 
-    assert in_child(meet_garbage) == (0, True)
+    assert in_child(meet_garbage) == (0, files.file.mark.inode)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, "one warning in ten minutes"
     assert "warning: smtp TLS session cache: " in lines[0]
@@ -61,7 +63,7 @@ def test_garbage_in_the_file_is_a_miss_and_a_word_to_the_parent(
 
 @pytest.mark.parametrize("part", [0.0, 0.001, 0.002, 0.3, 0.5, 0.7, 0.999])
 def test_a_file_that_was_cut_can_not_be_opened(make_files: MakeFiles, part: float) -> None:
-    """Else it would be met later, by whoever reads beyond the cut: as an assertion of LMDB's."""
+    """Reading beyond the cut would end the process by an assertion of LMDB's."""
     files = make_files()
     update(files.cache(), *((b"%d" % number, bytes(1200)) for number in range(3000)))
     files.close()
@@ -77,8 +79,16 @@ def test_a_file_that_was_cut_can_not_be_opened(make_files: MakeFiles, part: floa
     assert end_of_child(open_it) == ("StoreError", 0)
 
 
+def test_damage_is_reported_once(make_files: MakeFiles) -> None:
+    """The number may be that of another file one day."""
+    files = make_files()
+    files.shared.report_damage(files.file.mark.inode)
+    assert files.shared.take_damage() == files.file.mark.inode
+    assert files.shared.take_damage() == 0
+
+
 def test_a_key_that_is_too_high_is_damage(make_files: MakeFiles) -> None:
-    """Whatever is new could only be stored before it, where it would be taken for old."""
+    """A new record could only be stored before it, and would count as old there."""
     files = make_files()
     with files.store().writing() as batch:
         assert batch._txn.put(b"\xff" * SERIAL_BYTES, bytes(100), db=batch._records)

@@ -8,12 +8,14 @@ import re
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.cache_files import held_open, in_child
+from support.cache_files import OtherWriter, held_open, in_child
 from support.cache_fixtures import NOW, MakeFiles, T, delete, lookup, update
 from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.store import Record
+
+DAY = 86400
 
 # ----------------------------------------------------------------------------------------- requests
 
@@ -164,8 +166,8 @@ def test_what_was_refreshed_meanwhile_is_not_deleted(make_files: MakeFiles) -> N
 def test_clock_steps(make_files: MakeFiles) -> None:
     cache = make_files(timeout=T).cache()
     update(cache, (b"id", b"session"))
-    for now in (NOW - 10 * T, 0, NOW, NOW + T, NOW - 1):
-        assert lookup(cache, b"id", now) == b"session", "a stamp in the future never expires early"
+    for now in (NOW - 10 * T, NOW, NOW + T, NOW - 1, NOW - DAY):
+        assert lookup(cache, b"id", now) == b"session", "a clock may be wrong by a day"
     update(cache, (b"id", b"again"), now=NOW - 10 * T)  # back: the stamp is that of its clock
     assert lookup(cache, b"id", NOW - 9 * T) == b"again"
     assert lookup(cache, b"id", NOW - 9 * T + 1) is None
@@ -173,6 +175,41 @@ def test_clock_steps(make_files: MakeFiles) -> None:
     assert lookup(cache, b"forth", NOW) == b"session"
     assert lookup(cache, b"forth", NOW + 10_000 + T) == b"session"
     assert lookup(cache, b"forth", NOW + 10_001 + T) is None
+
+
+def test_a_session_of_the_far_future_is_expired(make_files: MakeFiles) -> None:
+    """The clock was wrong when it was stored, or is now; either way it must not stay for ever."""
+    cache = make_files(timeout=T).cache()
+    update(cache, (b"id", b"session"))
+    assert lookup(cache, b"id", NOW - DAY) == b"session"
+    assert lookup(cache, b"id", NOW - DAY - 1) is None
+    assert cache.expired == [b"id"]
+    cache.apply([], NOW - DAY - 1)
+    assert cache.size()[0] == 0
+
+
+def test_an_expired_session_is_not_answered_when_it_can_not_be_deleted(
+    make_files: MakeFiles,
+) -> None:
+    files = make_files(timeout=T)
+    later = NOW + T + 1
+
+    def look() -> list[bytes | None]:
+        other = OtherWriter(files)
+        cache = files.cache()
+        other.stop()
+        answers = []
+        for _ in range(3):
+            answers.append(lookup(cache, b"id", later))
+            cache.apply([], later)
+            assert cache.expired == []
+        other.kill()
+        return answers
+
+    update(files.cache(), (b"id", b"session"))
+    files.close()
+    assert in_child(look) == [None, None, None]
+    assert files.cache().size()[0] == 1
 
 
 # ---------------------------------------------------------------------------------------- processes

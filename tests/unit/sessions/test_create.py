@@ -1,12 +1,14 @@
-"""Session files are made afresh, claimed and opened; what is none of ours is left alone."""
+"""Session files are made, claimed and opened; files of others are left alone."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cache_files import MIB, CacheFiles, in_child
@@ -14,15 +16,9 @@ from support.own_descriptors import own_descriptors
 from support.store_records import digest, put, record
 from support.store_records import files as files
 
-from tlsmgr.sessions.store import (
-    Replaced,
-    Store,
-    StoreError,
-    StoreFile,
-    create,
-    inode_of,
-    remove,
-)
+from tlsmgr.sessions import lmdb_file
+from tlsmgr.sessions.file import FileMark, StoreError, StoreFile, inode_of, is_lost, remove
+from tlsmgr.sessions.store import Store, create
 
 
 def test_a_new_file_is_private_and_empty(tmp_path: Path) -> None:
@@ -40,7 +36,7 @@ def test_a_new_file_is_private_and_empty(tmp_path: Path) -> None:
     files.remove()
 
 
-def test_create_makes_the_file_afresh_and_leaves_the_old_one_to_its_readers(
+def test_create_makes_a_new_file_and_leaves_the_old_one_to_its_readers(
     files: CacheFiles, tmp_path: Path
 ) -> None:
     put(store := files.store(), 1, 2)
@@ -51,9 +47,9 @@ def test_create_makes_the_file_afresh_and_leaves_the_old_one_to_its_readers(
     files.claim = create(files.file)
     assert inode_of(files.file) not in (None, before)
     assert store.read(digest(1)) == record(1)
-    with pytest.raises(Replaced):
-        put(store, 3)
-    assert sorted(os.listdir(tmp_path)) == ["smtp.sessions"]
+    put(store, 3)
+    assert store.read(digest(3)) == record(3)
+    assert sorted(os.listdir(tmp_path)) == ["smtp.sessions", "smtp.sessions-lock"]
     assert files.store().read(digest(1)) is None
 
 
@@ -85,7 +81,7 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path, what: str) -> None:
     else:
         os.mkfifo(name)
     descriptor = os.open(tmp_path, os.O_RDONLY)
-    file = StoreFile(descriptor, "smtp.sessions", MIB)
+    file = StoreFile(descriptor, "smtp.sessions", MIB, FileMark())
 
     def tries() -> int:
         failures = 0
@@ -104,7 +100,7 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path, what: str) -> None:
 
 def test_no_room_and_no_directory_are_store_errors(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
-    file = StoreFile(descriptor, "x.sessions", MIB)
+    file = StoreFile(descriptor, "x.sessions", MIB, FileMark())
     tmp_path.rmdir()
     with pytest.raises(StoreError, match="No such file"):
         create(file)
@@ -141,12 +137,121 @@ def test_the_working_directory_stays(files: CacheFiles) -> None:
     assert os.getcwd() == before
 
 
-def test_making_it_afresh_while_others_open_it(tmp_path: Path) -> None:
-    """Who opens by name gets one file or the other, whole, with room on the disk behind its map."""
+@pytest.mark.parametrize("what", ["removed", "replaced", "a file that is empty"])
+def test_a_lock_table_that_is_not_its_own_is_refused(files: CacheFiles, what: str) -> None:
+    """Two processes with two lock tables would write to one file at the same time."""
+    lock_table = files.path.with_name("smtp.sessions-lock")
+    stored, go = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            put(store := Store(files.file), 1, 2)
+            os.write(stored[1], b"x")
+            os.read(go[0], 1)
+            put(store, 3)
+            os._exit(store.read(digest(1)) != record(1))
+        finally:
+            os._exit(1)
+    assert os.read(stored[0], 1) == b"x"
+    content = lock_table.read_bytes()
+    lock_table.unlink()
+    if what != "removed":
+        lock_table.write_bytes(content if what == "replaced" else b"")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"smtp\.sessions-lock") as error:
+            Store(files.file)
+        assert error.value.damaged
+    assert is_lost(files.file)
+    os.write(go[1], b"x")
+    assert os.waitpid(pid, 0)[1] == 0, "a process that has both open goes on"
+    os.close(files.claim)
+    files.claim = create(files.file)
+    assert not is_lost(files.file)
+    put(store := files.store(), 4)
+    assert store.read(digest(1)) is None
+    assert store.read(digest(4)) == record(4)
+    for descriptor in (*stored, *go):
+        os.close(descriptor)
+
+
+def test_a_copy_in_place_of_the_file_is_refused(files: CacheFiles, tmp_path: Path) -> None:
+    """It has the same length, and the lock table is the right one."""
+    put(files.store(), 1)
+    files.close()
+    copy = tmp_path / "copy"
+    copy.write_bytes(files.path.read_bytes())
+    copy.rename(files.path)
+    with pytest.raises(StoreError, match=r"smtp\.sessions was replaced") as error:
+        Store(files.file)
+    assert error.value.damaged
+    assert is_lost(files.file)
+
+
+def test_a_file_that_can_not_be_looked_at_now_is_not_lost(
+    files: CacheFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def have_no_memory(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", have_no_memory)
+        assert not is_lost(files.file)
+        with pytest.raises(StoreError, match="Cannot allocate memory") as error:
+            Store(files.file)
+        assert not error.value.damaged
+    remove(files.file)
+    assert is_lost(files.file)
+
+
+def test_a_lock_table_that_is_removed_while_the_file_is_opened(
+    files: CacheFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB would make another one."""
+    put(files.store(), 1)
+    files.close()
+    opening = lmdb_file._open_environment
+
+    def remove_and_open(*arguments: Any) -> Any:
+        files.path.with_name("smtp.sessions-lock").unlink()
+        return opening(*arguments)
+
+    monkeypatch.setattr(lmdb_file, "_open_environment", remove_and_open)
+    before = len(own_descriptors())
+    with pytest.raises(StoreError, match=r"smtp\.sessions-lock was replaced") as error:
+        Store(files.file)
+    assert error.value.damaged
+    assert len(own_descriptors()) == before
+
+
+def test_a_lock_table_that_was_put_back_is_refused(files: CacheFiles, tmp_path: Path) -> None:
+    """The name is right again, but the descriptor that is locked is that of another file."""
+    lock_table, elsewhere = tmp_path / "smtp.sessions-lock", tmp_path / "elsewhere"
+    lock_table.rename(elsewhere)
+    lock_table.write_bytes(elsewhere.read_bytes())
+    opening = os.open
+
+    def open_and_put_back(name: Any, *arguments: Any, **options: Any) -> int:
+        descriptor = opening(name, *arguments, **options)
+        if name == "smtp.sessions-lock":
+            elsewhere.rename(lock_table)
+        return descriptor
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", open_and_put_back)
+        with pytest.raises(StoreError, match=r"smtp\.sessions-lock was replaced"):
+            Store(files.file)
+    put(files.store(), 1)
+
+
+def test_making_new_ones_while_others_open_them(tmp_path: Path) -> None:
+    """A process that opens it by name gets one of the two files, whole, with its disk space."""
     files = CacheFiles(tmp_path, size_limit=64 * MIB)
+
+    closed = os.pipe()
 
     def come_and_go() -> int:
         os.close(files.claim)
+        os.write(closed[1], b"x")
         opened = 0
         while os.getppid() == parent:
             with contextlib.suppress(StoreError):
@@ -164,20 +269,22 @@ def test_making_it_afresh_while_others_open_it(tmp_path: Path) -> None:
         finally:
             os._exit(0)
     try:
+        assert os.read(closed[0], 1) == b"x"
         for _ in range(200):
             os.close(files.claim)
             files.claim = create(files.file)
-            assert files.file.mark is not None
-            inode, granted = files.file.mark
+            mark = files.file.mark
             status = files.path.stat()
-            assert status.st_ino == inode
-            assert status.st_size >= granted > 0
-            assert status.st_blocks * 512 >= granted
+            assert (status.st_ino, status.st_size) == (mark.inode, mark.size)
+            assert status.st_blocks * 512 >= mark.size == files.file.map_size
+            assert mark.is_allocated
     finally:
         os.kill(pid, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     assert in_child(lambda: Store(files.file).read(bytes(16))) is None
     files.remove()
+    for descriptor in closed:
+        os.close(descriptor)
 
 
 def test_a_claim_that_is_let_go_of_in_a_moment(files: CacheFiles) -> None:

@@ -1,24 +1,23 @@
-"""The map of a session file: it ends where the disk's promise ends, and all processes follow it."""
+"""An open session file: many writers at once, dead readers, and errors that are no damage."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-import socket
-import time
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.cache_files import MIB, CacheFiles, held_open, in_child
-from support.small_disks import fill_up
+from support.cache_files import MIB, CacheFiles, end_of_child, held_open, in_child
+from support.store_records import digest, put, record
+from support.store_records import files as files
 
 from tlsmgr.sessions.cache import Change, SessionCache
-from tlsmgr.sessions.extent import STEP
+from tlsmgr.sessions.file import StoreError
+from tlsmgr.sessions.store import Store
 
 WRITERS, SESSIONS = 4, 1500
-SECONDS_OF_DICE = 20.0
 
 
 def name(writer: int, number: int) -> bytes:
@@ -54,45 +53,17 @@ def all_at_once(*works: Callable[[], None]) -> None:
 # ------------------------------------------------------------------------------------ many at once
 
 
-def test_what_others_made_the_file_grow_by_is_seen(tmp_path: Path) -> None:
-    """A process whose map is too short follows, to read and to write."""
-    files = CacheFiles(tmp_path, size_limit=64 * MIB)
-
-    here, there = socket.socketpair()
-
-    def grow() -> None:
-        cache = files.cache()
-        for _ in range(2):
-            first = int(there.recv(10))
-            store_some(cache, 1, first, SESSIONS)
-            there.send(b"done")
-
-    def look() -> None:
-        cache = files.cache()
-        store_some(cache, 2, 0, 1)
-        for first in (0, SESSIONS):
-            assert not is_kept(cache, 1, first)
-            here.send(b"%d" % first)
-            assert here.recv(10) == b"done"
-            if first:
-                store_some(cache, 2, 1, 1)  # here it is the write that finds the map too short
-            assert is_kept(cache, 1, first + SESSIONS - 1)
-        assert is_kept(cache, 2, 0)
-        assert is_kept(cache, 2, 1)
-
-    all_at_once(grow, look)
-    assert files.path.stat().st_size > 10 * STEP
-    here.close()
-    there.close()
-    files.remove()
-
-
-def test_all_may_make_it_grow_at_once(tmp_path: Path) -> None:
-    """Nothing is lost, while others open the file and close it again."""
+def test_all_may_write_at_once(tmp_path: Path) -> None:
+    """No update is lost, while others open the file and close it again."""
     files = CacheFiles(tmp_path, size_limit=64 * MIB)
 
     def write(writer: int) -> Callable[[], None]:
-        return lambda: store_some(files.cache(), writer, 0, SESSIONS)
+        def work() -> None:
+            cache = files.cache()
+            store_some(cache, writer, 0, SESSIONS)
+            assert cache.take_dropped() == 0
+
+        return work
 
     def come_and_go() -> None:
         for _ in range(200):
@@ -102,100 +73,80 @@ def test_all_may_make_it_grow_at_once(tmp_path: Path) -> None:
     cache = files.cache()
     for writer in range(WRITERS):
         assert all(is_kept(cache, writer, number) for number in range(SESSIONS))
+    assert cache.size()[0] == WRITERS * SESSIONS
     assert not files.shared.take_damage()
     files.remove()
 
 
-# --------------------------------------------------------------------------------------- full disk
+# ------------------------------------------------------------------------------------ dead readers
 
 
-def test_pinned_pages_on_a_full_disk(small_disk: Path) -> None:
-    """Pages that a stopped reader still sees can't be used again, and there are no others."""
-    files = CacheFiles(small_disk, size_limit=64 * MIB)
+def read_and_die(files: CacheFiles) -> Callable[[], None]:
+    def work() -> None:
+        store = Store(files.file)
+        store.read(digest(1))
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def write_on() -> bool:
-        cache = files.cache()
-        store_some(cache, 2, 0, 500)
-        return is_kept(cache, 2, 499)
+    return work
 
-    def write_again() -> bool:
-        cache = files.cache()
+
+def test_opening_frees_the_slots_of_dead_readers(files: CacheFiles) -> None:
+    """One left behind would pin pages for ever, and the file would fill up."""
+    put(files.store(), 1)
+    files.close()
+    with held_open(files):
         for _ in range(3):
-            store_some(cache, 3, 0, 50)
-        return is_kept(cache, 3, 49)
-
-    store_some(files.cache(), 1, 0, 300)
-    files.close()
-    with held_open(files, reading=True):
-        fill_up(small_disk)
-        assert not in_child(write_on), "there was still room"
-    assert in_child(write_again)
-    assert not files.shared.take_damage()
-    files.remove()
+            assert end_of_child(read_and_die(files))[1] == -signal.SIGKILL
+        store = files.store()
+        assert store._file.env.reader_check() == 0
+        for number in range(2, 3000):
+            with store.writing() as batch:
+                batch.put(record(number, of=1))
+        assert store._file.reach() < 2 * MIB, "no dead reader pins pages"
 
 
-def test_a_full_disk_at_the_first_write(small_disk: Path) -> None:
-    """A file that has been made, and nothing beyond; then there is room."""
-    files = CacheFiles(small_disk)
-    files.cache()  # which takes room for the lock table
-    files.close()
-    filler = fill_up(small_disk)
-
-    def write() -> list[bool]:
-        cache = files.cache()
-        store_some(cache, 1, 0, 5)
-        before = is_kept(cache, 1, 4)
-        filler.unlink()
-        store_some(cache, 1, 0, 5)
-        return [before, is_kept(cache, 1, 4)]
-
-    assert in_child(write) == [False, True]
-    files.remove()
+def test_a_worker_keeps_its_slot_among_the_readers(files: CacheFiles) -> None:
+    """It takes one when it opens the file, under the writers' lock, and never waits for it."""
+    store = files.store()
+    before = store._file.env.readers()
+    assert f" {os.getpid()} " in before
+    for number in range(5):
+        put(store, number)
+        assert store.read(digest(number)) is not None
+        store.end_reading()
+        assert store._file.env.readers() == before
 
 
-@pytest.mark.long
-def test_a_disk_that_is_full_now_and_then(small_disk: Path) -> None:
-    """Three that write what the dice say, one that comes and goes, and nobody dies."""
-    files = CacheFiles(small_disk, size_limit=64 * MIB)
-    end = time.monotonic() + SECONDS_OF_DICE
+# ------------------------------------------------------------------------ errors that are no damage
 
-    def write(writer: int) -> Callable[[], None]:
-        dice = random.Random(writer)
 
-        def work() -> None:
-            cache = files.cache()
-            for number in range(1_000_000):
-                if time.monotonic() > end:
-                    return
-                sizes = dice.choices([300, 1200, 1900], k=dice.choice([1, 1, 2, 5, 16]))
-                if dice.random() < 0.01:
-                    sizes = [dice.choice([5000, 100_000, 500_000])]
-                changes = [
-                    Change(name(writer, number * 20 + i), bytes(s)) for i, s in enumerate(sizes)
-                ]
-                assert all(cache.apply(changes, 0))
-                cache.lookup(name(writer, dice.randrange(number + 1) * 20), 0)
-                if dice.random() < 0.9:  # else it pins pages meanwhile
-                    cache.end_reading()
+def test_without_descriptors_the_file_is_not_damaged(files: CacheFiles) -> None:
+    def open_it() -> list[tuple[str, bool]]:
+        errors = []
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        for limit in range(3, highest + 12):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, highest + 20))
+            try:
+                Store(files.file).close()
+            except StoreError as error:
+                errors.append((str(error), error.damaged))
+        return errors
 
-        return work
+    errors = in_child(open_it)
+    assert len(errors) > 3, "each of its descriptors was refused once"
+    assert {damaged for _, damaged in errors} == {False}
+    assert all("Too many open files" in text for text, _ in errors)
 
-    def come_and_go() -> None:
-        while time.monotonic() < end:
-            files.cache()
 
-    def fill_now_and_then() -> None:
-        dice = random.Random(0)
-        while time.monotonic() < end:
-            filler = fill_up(small_disk)
-            time.sleep(dice.uniform(0, 0.4))
-            filler.unlink()
-            time.sleep(dice.uniform(0, 0.2))
+def test_without_memory_the_file_is_not_damaged(tmp_path: Path) -> None:
+    files = CacheFiles(tmp_path, size_limit=512 * MIB)
 
-    all_at_once(*map(write, range(3)), come_and_go, fill_now_and_then)
-    cache = files.cache()
-    with contextlib.suppress(FileNotFoundError):
-        (small_disk / "filler").unlink()
-    store_some(cache, 9, 0, 50)
-    assert is_kept(cache, 9, 49)
+    def open_it() -> tuple[str, bool]:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 64 * MIB, resource.RLIM_INFINITY))
+        with pytest.raises(StoreError) as error:
+            Store(files.file)
+        return str(error.value), error.value.damaged
+
+    assert in_child(open_it) == ("smtp.sessions: Cannot allocate memory", False)
     files.remove()

@@ -8,24 +8,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlsmgr.sessions.record import Entry, Seal, saved_time
+from tlsmgr.sessions.record import Entry, Nonces, Seal, saved_time
 
 DIGEST = bytes(range(16))
-SERIAL = bytes([0, 0, 0, 0, 0, 7])
+SERIAL, OTHER = (7).to_bytes(8, "big"), (8).to_bytes(8, "big")
 ENTRY = Entry(1_795_220_454, b"smtp&example.com&", b"a session of some bytes" * 10)
+
+
+def sealing(digest_key: bytes = bytes(32)) -> Seal:
+    """One that encrypts, under a key of its own."""
+    return Seal(os.urandom(32), digest_key, Nonces(1))
 
 
 def seals() -> list[Seal]:
     """One that encrypts, and one that does not."""
-    return [Seal(os.urandom(32), os.urandom(32)), Seal(None, os.urandom(32))]
+    return [sealing(os.urandom(32)), Seal(None, os.urandom(32))]
 
 
 @given(st.integers(0, 2**40 - 1), st.binary(max_size=800), st.binary(max_size=3000))
 def test_there_and_back(saved: int, cache_id: bytes, session: bytes) -> None:
     entry = Entry(saved, cache_id, session)
     for seal in seals():
-        record = seal.close(DIGEST, SERIAL, entry)
-        assert seal.open(DIGEST, SERIAL, record) == entry
+        record = seal.encrypt(DIGEST, SERIAL, entry)
+        assert seal.decrypt(DIGEST, SERIAL, record) == entry
         assert saved_time(record) == saved
 
 
@@ -33,61 +38,61 @@ def test_there_and_back(saved: int, cache_id: bytes, session: bytes) -> None:
 def test_long_ids_and_sessions(length: int) -> None:
     entry = Entry(1, b"i" * length, b"s" * length)
     for seal in seals():
-        assert seal.open(DIGEST, SERIAL, seal.close(DIGEST, SERIAL, entry)) == entry
+        assert seal.decrypt(DIGEST, SERIAL, seal.encrypt(DIGEST, SERIAL, entry)) == entry
 
 
 def test_a_sealed_record_shows_time_and_length_and_nothing_else() -> None:
-    seal = Seal(os.urandom(32), os.urandom(32))
-    record = seal.close(DIGEST, SERIAL, ENTRY)
-    assert len(record) == 5 + 3 + len(ENTRY.cache_id) + len(ENTRY.session) + 16
+    seal = sealing()
+    record = seal.encrypt(DIGEST, SERIAL, ENTRY)
+    assert len(record) == 5 + 12 + 3 + len(ENTRY.cache_id) + len(ENTRY.session) + 16
     for text in (ENTRY.cache_id, ENTRY.session):
         for start in range(len(text) - 4):
             assert text[start : start + 4] not in record
-    assert record != seal.close(DIGEST, bytes([0, 0, 0, 0, 0, 8]), ENTRY)
+    assert record[17:] != seal.encrypt(DIGEST, SERIAL, ENTRY)[17:], "another nonce each time"
 
 
 def test_a_record_in_the_clear_is_legible() -> None:
     seal = Seal(None, os.urandom(32))
-    assert ENTRY.session in seal.close(DIGEST, SERIAL, ENTRY)
+    assert ENTRY.session in seal.encrypt(DIGEST, SERIAL, ENTRY)
 
 
 def test_another_key_opens_nothing() -> None:
-    record = Seal(os.urandom(32), bytes(32)).close(DIGEST, SERIAL, ENTRY)
-    assert Seal(os.urandom(32), bytes(32)).open(DIGEST, SERIAL, record) is None
+    record = sealing().encrypt(DIGEST, SERIAL, ENTRY)
+    assert sealing().decrypt(DIGEST, SERIAL, record) is None
 
 
 def test_a_record_belongs_to_its_serial() -> None:
-    seal = Seal(os.urandom(32), os.urandom(32))
-    record = seal.close(DIGEST, SERIAL, ENTRY)
-    assert seal.open(DIGEST, bytes([0, 0, 0, 0, 0, 8]), record) is None
-    assert seal.open(DIGEST, b"", record) is None
-    assert seal.open(bytes(16), SERIAL, record) is None
+    seal = sealing()
+    record = seal.encrypt(DIGEST, SERIAL, ENTRY)
+    assert seal.decrypt(DIGEST, OTHER, record) is None
+    assert seal.decrypt(DIGEST, b"", record) is None
+    assert seal.decrypt(bytes(16), SERIAL, record) is None
 
 
 def test_every_bit_counts() -> None:
-    seal = Seal(os.urandom(32), os.urandom(32))
-    record = seal.close(DIGEST, SERIAL, Entry(5, b"id", b"session"))
+    seal = sealing()
+    record = seal.encrypt(DIGEST, SERIAL, Entry(5, b"id", b"session"))
     for at in range(len(record)):
         for bit in range(8):
             damaged = bytearray(record)
             damaged[at] ^= 1 << bit
-            assert seal.open(DIGEST, SERIAL, bytes(damaged)) is None
+            assert seal.decrypt(DIGEST, SERIAL, bytes(damaged)) is None
 
 
 def test_a_part_of_a_record_is_none() -> None:
-    record = (seal := Seal(os.urandom(32), os.urandom(32))).close(DIGEST, SERIAL, ENTRY)
+    record = (seal := sealing()).encrypt(DIGEST, SERIAL, ENTRY)
     for length in range(len(record)):
-        assert seal.open(DIGEST, SERIAL, record[:length]) is None
-    assert seal.open(DIGEST, SERIAL, record + b"\0") is None
+        assert seal.decrypt(DIGEST, SERIAL, record[:length]) is None
+    assert seal.decrypt(DIGEST, SERIAL, record + b"\0") is None
 
 
 @given(st.binary(max_size=60), st.binary(max_size=8))
 @settings(max_examples=300)
 def test_rubbish_is_no_exception(data: bytes, serial: bytes) -> None:
     sealed, clear = seals()
-    assert sealed.open(DIGEST, serial, data) is None
-    entry = clear.open(DIGEST, serial, data)
-    assert entry is None or clear.close(DIGEST, serial, entry) == data
+    assert sealed.decrypt(DIGEST, serial, data) is None
+    entry = clear.decrypt(DIGEST, serial, data)
+    assert entry is None or clear.encrypt(DIGEST, serial, entry) == data
     saved_time(data)
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+from support.cache_files import CacheFiles, in_child
 from support.cache_fixtures import NOW, MakeFiles, lookup, update
 from support.cache_fixtures import make_files as make_files
 
-from tlsmgr.sessions.record import Entry, Seal
-from tlsmgr.sessions.store import Record
+from tlsmgr.sessions.cache import SessionCache
+from tlsmgr.sessions.record import NONCE_BYTES, SAVED_BYTES, SERIAL_BYTES, Entry, Nonces, Seal
+from tlsmgr.sessions.shared import ProcessNumber
+from tlsmgr.sessions.store import Record, Store
 
 
 def test_the_file_shows_no_session_and_no_id(make_files: MakeFiles) -> None:
@@ -46,14 +50,14 @@ def test_another_key_reads_nothing(make_files: MakeFiles) -> None:
     assert lookup(cache, b"id") is None
     # Even under the same digest key: the session's key is another.
     digest_key = os.urandom(32)
-    seal, digest = Seal(os.urandom(32), digest_key), bytes(16)
-    data = seal.close(digest, bytes(6), Entry(NOW, b"id", b"session"))
-    assert Seal(os.urandom(32), digest_key).open(digest, bytes(6), data) is None
+    seal, digest = Seal(os.urandom(32), digest_key, Nonces(1)), bytes(16)
+    data = seal.encrypt(digest, bytes(8), Entry(NOW, b"id", b"session"))
+    assert Seal(os.urandom(32), digest_key).decrypt(digest, bytes(8), data) is None
 
 
 @pytest.mark.parametrize("encrypted", [True, False])
 def test_swapped_records_are_refused(make_files: MakeFiles, encrypted: bool) -> None:
-    """Who can write the file can make sessions vanish, and not give one client another's."""
+    """A user who can write the file can delete sessions, but not exchange those of two clients."""
     files = make_files(encrypted=encrypted)
     update(files.cache(), (b"a", b"session of a"), (b"b", b"session of b"))
     seal = files.shared.seal()
@@ -86,15 +90,72 @@ def test_swapped_records_are_refused(make_files: MakeFiles, encrypted: bool) -> 
     check_that_nothing_is_found()
 
 
-def test_a_serial_is_never_given_out_twice(make_files: MakeFiles) -> None:
-    """It is the nonce. Not even when the batch it was meant for is dropped."""
+def test_a_serial_is_larger_than_all_before(make_files: MakeFiles) -> None:
+    """Whichever process gives it out; it comes from the file, in the transaction."""
     files = make_files()
-    store = files.store()
-    seen = set()
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError), store.writing():  # noqa: PT012
-            seen.add(files.shared.next_serial())
-            raise ZeroDivisionError
-        with store.writing():
-            seen.add(files.shared.next_serial())
-    assert len(seen) == 6
+
+    def take() -> list[bytes]:
+        serials = []
+        store = Store(files.file)
+        for number in range(3):
+            with store.writing() as batch:
+                for _ in range(3):
+                    serials.append(batch.next_serial())
+                    batch.put(Record(b"%16d" % number, serials[-1], b""))
+            with pytest.raises(ZeroDivisionError), store.writing() as batch:  # noqa: PT012
+                batch.put(Record(b"dropped" + bytes(9), batch.next_serial(), b""))
+                raise ZeroDivisionError
+        store.close()
+        return serials
+
+    taken = [serial for _ in range(3) for serial in in_child(take)]
+    assert len(taken) == 27
+    assert taken == sorted(set(taken))
+    assert {len(serial) for serial in taken} == {SERIAL_BYTES}
+
+
+def test_no_nonce_is_used_twice_even_without_a_lock(make_files: MakeFiles, tmp_path: Path) -> None:
+    """Processes under one key that write at once, as with two lock tables on one file.
+
+    A nonce does not depend on a lock: here each writes to a file of its own.
+    """
+    processes, sessions = 4, 500
+    files = make_files()
+    number = ProcessNumber()
+    copies = []
+    for i in range(processes):
+        (tmp_path / f"copy {i}").mkdir()
+        copies.append(CacheFiles(tmp_path / f"copy {i}"))
+        copies[-1].shared = files.shared
+
+    def write(copy: CacheFiles) -> None:
+        cache = SessionCache(copy.rules, copy.shared, copy.file, Nonces(number.value))
+        for i in range(sessions):
+            update(cache, (b"%d" % i, b"session"))
+            update(cache, (b"again", b"session %d" % i))
+        cache.close()
+
+    pids = []
+    for copy in copies:
+        number.advance()  # as the parent does
+        pid = os.fork()
+        if pid == 0:
+            try:
+                write(copy)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * processes
+    nonces = []
+    for copy in copies:
+        records, _ = copy.store().read_from(b"", 2 * sessions)
+        nonces += [record.data[SAVED_BYTES : SAVED_BYTES + NONCE_BYTES] for record in records]
+        copy.remove()
+    assert len(nonces) == len(set(nonces)) == processes * (sessions + 1)
+
+
+def test_a_seal_without_nonces_encrypts_nothing() -> None:
+    seal = Seal(bytes(32), bytes(32))
+    with pytest.raises(ValueError, match="without nonces"):
+        seal.encrypt(bytes(16), bytes(8), Entry(NOW, b"", b"session"))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import signal
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cache_files import CacheFiles, end_of_child, held_open, in_child
+from support.cache_files import MIB, CacheFiles, OtherWriter, end_of_child, in_child
 
-from tlsmgr.sessions.cache import Change, SessionCache
-from tlsmgr.sessions.store import Store, remove
-from tlsmgr.sessions.sweep import PAUSE, SLICE_RECORDS, Sweep
+from tlsmgr.sessions.cache import Change
+from tlsmgr.sessions.file import StoreFull, remove
+from tlsmgr.sessions.store import Batch, Store
+from tlsmgr.sessions.sweep import BATCH_RECORDS, PAUSE, SLICE_RECORDS, Sweep
 
 NOW = 1_795_220_454
 T = 120
@@ -143,7 +144,7 @@ def test_workers_go_on_meanwhile(files: CacheFiles) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            cache = SessionCache(files.rules, files.shared, Store(files.file))
+            cache = files.cache()
             for number in range(1000):
                 change = Change(b"new %d" % number, b"session")
                 assert cache.apply([change], NOW + T + 1) == [True]
@@ -211,19 +212,93 @@ def test_a_file_that_was_cut_is_reported(files: CacheFiles) -> None:
     assert files.shared.take_damage()
 
 
-def test_the_sweep_clears_dead_readers(files: CacheFiles) -> None:
+def test_a_file_that_can_not_be_opened_now_is_not_damaged(files: CacheFiles) -> None:
+    """Without descriptors, or while another process does not finish writing."""
     fill(files, range(10))
 
-    def read_and_die() -> None:
-        Store(files.file).read(bytes(16))
-        os.kill(os.getpid(), signal.SIGKILL)
+    def without_descriptors() -> float:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 64))
+        return sweep.run(float(NOW))
 
-    with held_open(files):
-        for _ in range(3):
-            assert end_of_child(read_and_die)[1] < 0
-        sweep, _ = sweep_of(files)
-        sweep.run(float(NOW))
-        assert in_child(lambda: Store(files.file).clear_stale_readers()) == 0
+    def while_it_is_busy() -> float:
+        other = OtherWriter(files)
+        other.stop()
+        pause = sweep.run(float(NOW))
+        other.kill()
+        return pause
+
+    sweep, _ = sweep_of(files)
+    for run in (without_descriptors, while_it_is_busy):
+        assert in_child(run) == T, "the next sweep comes in its time"
+        assert not files.shared.take_damage()
+    assert sweep.run(float(NOW + T + 1)) == T
+    assert sweep.deleted == 10
+
+
+def test_a_full_file_is_not_damaged(files: CacheFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def be_full(store: Store) -> Batch:
+        raise StoreFull("no unused page is left")
+
+    fill(files, range(10))
+    sweep, _ = sweep_of(files)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "writing", be_full)
+        assert sweep.run(float(NOW + T + 1)) == T
+    assert not files.shared.take_damage()
+    assert sweep.deleted == 0
+
+
+@pytest.fixture
+def transactions(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The transactions that are begun."""
+    begun: list[Batch] = []
+    writing = Store.writing
+
+    def begin(store: Store) -> Batch:
+        begun.append(writing(store))
+        return begun[-1]
+
+    monkeypatch.setattr(Store, "writing", begin)
+    return begun
+
+
+def test_transactions_are_bounded(files: CacheFiles, transactions: list[Batch]) -> None:
+    """So that workers do not wait long for one."""
+    fill(files, range(SLICE_RECORDS))
+    sweep, _ = sweep_of(files)
+    before = len(transactions)
+    sweep.run(float(NOW + T + 1))
+    assert sweep.deleted == SLICE_RECORDS
+    assert len(transactions) - before == SLICE_RECORDS // BATCH_RECORDS
+
+
+def test_a_sweep_of_a_small_file(tmp_path: Path, transactions: list[Batch]) -> None:
+    """Its transactions are small as well: none may take the last unused page."""
+    (tmp_path / "small").mkdir()
+    files = CacheFiles(tmp_path / "small", timeout=T, size_limit=128 * MIB, map_size=MIB)
+    cache = files.cache()
+    for number in range(1500):
+        cache.apply([Change(b"%d" % number, bytes(800))], NOW)
+    count = cache.size()[0]
+    files.close()
+    before = len(transactions)
+    sweep, _ = sweep_of(files)
+    while sweep.run(float(NOW + T + 1)) == PAUSE:
+        pass
+    assert sweep.passed == sweep.deleted == count > 500
+    assert len(transactions) - before > 2 * count // BATCH_RECORDS
+    assert entries(files) == 0
+    files.remove()
+
+
+def test_sessions_of_the_far_future_go(files: CacheFiles) -> None:
+    """The clock was set back: they would stay for ever."""
+    fill(files, range(5), NOW + 86400)
+    fill(files, range(5, 10), NOW + 86401)
+    sweep, _ = sweep_of(files)
+    assert sweep.run(float(NOW)) == T
+    assert sweep.deleted == 5
+    assert kept(files, NOW, range(10)) == list(range(5))
 
 
 def test_the_log_at_level_two(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a reader bounds: a request's size, the memory it takes, and what a complaint quotes."""
+"""The bounds of a reader: a request's size, its memory, and the quotation in a complaint."""
 
 from __future__ import annotations
 

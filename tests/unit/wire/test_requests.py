@@ -116,7 +116,7 @@ def test_a_number_is_what_sscanf_reads(text: bytes) -> None:
 
 
 def decoded(text: bytes) -> bytes | None:
-    """What the rules of Postfix's base64_code.c make of a text, group by group."""
+    """Decode a text by the rules of Postfix's base64_code.c, group by group."""
     alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     result = b""
     if len(text) % 4:
