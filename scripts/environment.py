@@ -11,6 +11,7 @@ library only.
 """
 
 import configparser
+import csv
 import importlib
 import importlib.metadata
 import os
@@ -53,9 +54,10 @@ def missing_file() -> str | None:
     Imports do not show all of them: cryptography imports cffi, which nobody names, later.
     """
     for package in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")]):
-        for file in package.files or []:
-            if file.suffix != ".pyc" and not os.path.exists(str(package.locate_file(file))):
-                return f"package {package.metadata['Name']} lacks {file}"
+        record = package.read_text("RECORD") or ""  # package.files leaves out what is missing
+        for name, *_ in filter(None, csv.reader(record.splitlines())):
+            if not name.endswith(".pyc") and not os.path.exists(str(package.locate_file(name))):
+                return f"package {package.metadata['Name']} lacks {name}"
     return None
 
 
