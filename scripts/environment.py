@@ -1,7 +1,8 @@
 """environment - the Python side of venv.sh: what .venv must hold, whether it does, and its stamp.
 
     environment.py list EXTRAS     print the requirements of setup.cfg, a line each
-    environment.py check EXTRAS    import each of them; exit status 1 and a line if one fails
+    environment.py check EXTRAS    import each of them, and see that no file of any package is
+                                   missing; exit status 1 and a line if one is, or fails
     environment.py stamp EXTRAS    let the environment find the checkout; write the stamp
     environment.py base            print the interpreter that environments of this Python link to
 
@@ -10,7 +11,9 @@ library only.
 """
 
 import configparser
+import csv
 import importlib
+import importlib.metadata
 import os
 import re
 import sys
@@ -39,7 +42,23 @@ def check(extras: str) -> int:
         except Exception as error:
             print(f"cannot import {name}: {error}")
             return 1
-    return 0
+    lacking = missing_file()
+    if lacking:
+        print(lacking)
+    return 1 if lacking else 0
+
+
+def missing_file() -> str | None:
+    """Return a text on the first file that an installed package lacks, or None.
+
+    Imports do not show all of them: cryptography imports cffi, which nobody names, later.
+    """
+    for package in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")]):
+        record = package.read_text("RECORD") or ""  # package.files leaves out what is missing
+        for name, *_ in filter(None, csv.reader(record.splitlines())):
+            if not name.endswith(".pyc") and not os.path.exists(str(package.locate_file(name))):
+                return f"package {package.metadata['Name']} lacks {name}"
+    return None
 
 
 def stamp(extras: str) -> None:

@@ -5,7 +5,9 @@
 When a program or a package that it needs cannot be imported, the script is run again with the
 reason in $TLSMGR_IMPORT_FAILED: then venv.sh repairs the environment. Should the import fail once
 more, it is a defect of the program, and Python shows where. With --text nothing is imported
-beforehand and nothing repaired, since only help or the version is to be printed.
+beforehand and nothing repaired: help, the version, or a command of tlsmgr-postfix that must work
+without packages. When tlsmgr-postfix itself cannot be imported, the checkout is what broke: one
+line says so, and how to use Postfix's own tlsmgr without this program.
 
 A reader of the output that has gone is no error: the exit status is 1, and no line is printed.
 """
@@ -14,7 +16,9 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
+NOT_SERVING = 2  # the exit status of tlsmgr-postfix status
 FAILED = "TLSMGR_IMPORT_FAILED"
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
@@ -36,11 +40,23 @@ def load(script: str, only_text: bool) -> Callable[[], int]:
             importlib.import_module(other)
         main: Callable[[], int] = importlib.import_module(module).main
     except Exception as error:
+        if module == "tlsmgr.install.__main__":
+            give_up(f"{type(error).__name__}: {error}".splitlines()[0])
         if repaired or only_text or sys.prefix == sys.base_prefix:
             raise
         os.environ[FAILED] = f"{type(error).__name__}: {error}".splitlines()[0]
         os.execv(script, [script, *sys.argv[1:]])
     return main
+
+
+def give_up(reason: str) -> NoReturn:
+    """End tlsmgr-postfix, which needs no package: a repair of the environment would not help."""
+    print(
+        f"tlsmgr-postfix: fatal: the checkout {ROOT} is damaged: {reason}; restore it, or use"
+        " Postfix's own tlsmgr: postconf -F tlsmgr/unix/command=tlsmgr && postfix reload",
+        file=sys.stderr,
+    )
+    sys.exit(NOT_SERVING if "status" in sys.argv[1:] else 1)
 
 
 def run(main: Callable[[], int]) -> int:

@@ -140,10 +140,12 @@ create() {
         die "$base lacks its venv module (on Debian: apt-get install python3-venv)"
     rm -rf -- "$root/.venv" || unwritable "$root/.venv"
     say "makes a virtual environment in $root/.venv with $base"
-    problem=$(clean "$base" -I -m venv "$root/.venv" 2>&1) || {
+    own_tmp=yes # ensurepip leaves its files when control-C ends it
+    mkdir -p -- "$root/.venv/tmp" && problem=$(clean "$base" -I -m venv "$root/.venv" 2>&1) || {
         rm -rf -- "$root/.venv"
         die "cannot make $root/.venv with $base: $(printf '%s' "$problem" | tail -n 1)"
     }
+    own_tmp=
     fresh=yes
 }
 

@@ -101,6 +101,23 @@ def test_a_worker_holds_its_heritage_and_nothing_else(way: tuple[str, ...]) -> N
             assert parents[5] not in mine.values()
 
 
+@WAYS
+def test_the_janitor_has_directories_and_no_listener(way: tuple[str, ...]) -> None:
+    with child_in(way) as child:
+        child.wait_until_ready()
+        workers = {worker.pid for worker in child.workers()}
+        (janitor,) = (each for each in child.group() if each not in {child.pid, *workers})
+        parents, mine = descriptors_of(child.pid), descriptors_of(janitor)
+        assert {parents[5], parents[6]}.isdisjoint(mine.values())
+        others = [link for fd, link in mine.items() if fd > 2 and not link.startswith("pipe:")]
+        sockets = [link for link in others if link.startswith("socket:")]
+        assert len(sockets) == 2, "the log's and the parent's"
+        places = {link.removesuffix(" (deleted)") for link in others} - set(sockets)
+        allowed = {str(child.data), "/dev/urandom", "/dev/random"}
+        assert {p for p in places if not p.startswith(f"{child.data}/")} <= allowed
+        assert str(child.data) in places
+
+
 def kind_of(link: str, child: MasterChild, parents: dict[int, str]) -> str:
     """The purpose of a worker's descriptor; the link itself if the worker must not have it."""
     cache = re.fullmatch(rf"{child.data}/(smtpd?)_scache\.sessions(-lock)?", link)

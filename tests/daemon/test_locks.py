@@ -19,7 +19,7 @@ def noting(lock, *arguments):
     make(lock, *arguments)
     made.append(lock)
 def take_and_die(lock, slot):
-    if slot and lock is made[{number}] and os.path.exists({flag!r}):
+    if slot in {slots} and lock is made[{number}] and os.path.exists({flag!r}):
         os.unlink({flag!r})
         lock._take(0)
         lock._marks[slot] = shm.{mark}
@@ -27,8 +27,10 @@ def take_and_die(lock, slot):
     return take(lock, slot)
 shm.Lock.__init__, shm.Lock._try = noting, take_and_die
 """
-"""The next child that tries for this lock while the flag's file exists takes it and dies."""
+"""The next child in these slots that tries for this lock while the flag's file exists takes it and
+dies."""
 
+WORKERS, JANITOR = range(1, 5), range(5, 6)  # slots, with two workers
 LOCKS = {"pool": 0, "ticket keys": 1}  # in the order in which they are made
 
 
@@ -40,10 +42,14 @@ def ask_both(daemon: Daemon) -> bool:
     return False
 
 
-def start(make_daemon: MakeDaemon, flag: Path, lock: str, mark: str) -> Daemon:
+def start(
+    make_daemon: MakeDaemon, flag: Path, lock: str, mark: str, slots: range = WORKERS
+) -> Daemon:
     """Start a daemon, and let one child die with that lock, and with that mark."""
-    sabotage = SABOTAGE.format(number=LOCKS[lock], flag=str(flag), mark=mark)
-    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=sabotage)
+    sabotage = SABOTAGE.format(number=LOCKS[lock], flag=str(flag), mark=mark, slots=slots)
+    daemon = make_daemon(
+        "tlsmgr_worker_processes=2", "tls_random_reseed_period=1s", sabotage=sabotage
+    )
     flag.touch()
     ask_both(daemon)
     wait_for(lambda: not flag.exists(), "a child dies")
@@ -54,6 +60,14 @@ def start(make_daemon: MakeDaemon, flag: Path, lock: str, mark: str) -> Daemon:
 def test_a_holder_that_dies_is_freed(make_daemon: MakeDaemon, tmp_path: Path, lock: str) -> None:
     daemon = start(make_daemon, tmp_path / "flag", lock, "HOLDING")
     wait_for(lambda: "freed a lock that " in daemon.log(), "the lock is freed")
+    wait_for(lambda: ask_both(daemon), "both are answered")
+    assert "a lock was lost" not in daemon.log()
+
+
+def test_a_janitor_that_dies_with_the_pool(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """It has a mark of its own, so that this is noticed."""
+    daemon = start(make_daemon, tmp_path / "flag", "pool", "HOLDING", JANITOR)
+    daemon.wait_for_log("freed a lock that janitor pid [0-9]+ held")
     wait_for(lambda: ask_both(daemon), "both are answered")
     assert "a lock was lost" not in daemon.log()
 

@@ -14,6 +14,8 @@ from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.live_processes import sockets_of
 from support.raw_client import OK, Connection, data_of, found, lookup, policy, seed, tktkey, update
 
+from tlsmgr.processes.worker import DRAIN_TIME
+
 
 def wait_for_workers(daemon: Daemon, count: int, without: set[int]) -> set[int]:
     """Wait until that many serve, none of them one of ``without``; return their pids."""
@@ -222,13 +224,39 @@ def test_a_worker_that_hangs_is_replaced(make_daemon: MakeDaemon) -> None:
     ask_all(daemon)
 
 
-def test_a_stopped_parent_stops_nobody(daemon: Daemon) -> None:
+def test_a_stopped_parent_stops_nobody(make_daemon: MakeDaemon) -> None:
+    """And it goes on, also when it was stopped for longer than daemon_timeout."""
+    daemon = make_daemon("tlsmgr_worker_processes=2", "daemon_timeout=2s")
+    before = daemon.worker_pids()
     daemon.send(signal.SIGSTOP)
     try:
         ask_all(daemon)
+        time.sleep(2.5)
+        ask_all(daemon)
     finally:
         daemon.send(signal.SIGCONT)
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    wait_for_workers(daemon, 2, {victim})
+    assert before - {victim} <= daemon.worker_pids()
     ask_all(daemon)
+
+
+def test_a_suspension_of_all_processes_ends_none(make_daemon: MakeDaemon) -> None:
+    """The parent goes on first, and is woken at once."""
+    daemon = make_daemon("tlsmgr_worker_processes=2", "daemon_timeout=2s")
+    before = daemon.worker_pids()
+    everyone = [daemon.pid, *before]
+    for pid in everyone:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    for pid in everyone:
+        os.kill(pid, signal.SIGCONT)
+        os.kill(daemon.pid, signal.SIGCHLD)
+        time.sleep(0.05)
+    ask_all(daemon)
+    assert daemon.worker_pids() == before
+    assert daemon.lines()[4:] == []
 
 
 # ------------------------------------------------------------------------------- start, retirement
@@ -253,3 +281,19 @@ def test_workers_that_are_retired_go_without_a_word(daemon: Daemon) -> None:
     ask_all(daemon)
     (line,) = [line for line in daemon.lines() if line.startswith("warning: ")]
     assert "lmtp_scache.sessions was damaged or removed: recreated empty" in line
+
+
+def test_workers_that_drain_keep_no_successor_from_starting(make_daemon: MakeDaemon) -> None:
+    """A file is made new again and again, while clients stay with the workers of the old ones."""
+    daemon = make_daemon(
+        "tlsmgr_worker_processes=1",
+        sabotage="from tlsmgr.processes import filewatch; filewatch.WATCH_INTERVAL = 0.2",
+    )
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(Connection(daemon.socket_path))
+            (daemon.directory / "smtp_scache.sessions").unlink()
+            daemon.wait_for_log("recreated empty", len(daemon.log()))
+            began = time.monotonic()
+            ask_all(daemon, 1)
+            assert time.monotonic() - began < 0.5 * DRAIN_TIME

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -215,6 +216,63 @@ def test_a_slow_reader_costs_only_itself(make_daemon: MakeDaemon) -> None:
         for _ in range(100):
             assert slow.read_list() == found(session)
         assert len(data_of(slow.read_list(), b"seed")) == 7
+
+
+SETTLED = {
+    "a reply that was stuck": lookup(b"smtp", b"large") * 20,
+    "a pipeline that took several iterations": seed(4) * 100,
+    "a request that came in parts": b"",
+}
+
+
+@pytest.mark.parametrize("case", SETTLED)
+def test_a_client_whose_business_is_done_may_be_idle(make_daemon: MakeDaemon, case: str) -> None:
+    """The time for half requests and stuck replies is over for it, not running on."""
+    daemon = make_daemon("tlsmgr_worker_processes=1", "ipc_timeout=1s")
+    with Connection(daemon.socket_path) as connection:
+        assert connection.ask(update(b"smtp", b"large", bytes(200_000))) == OK
+        if SETTLED[case]:
+            connection.send(SETTLED[case])
+        else:
+            connection.ask(seed(4), segment=3)
+        for _ in range(SETTLED[case].count(b"request\0")):
+            assert connection.read_list().startswith(b"status\x000\0")
+        for _ in range(2):
+            with half_a_request(daemon):
+                pass  # it is given up, so a second has passed, and more
+        expect_seed(connection, 4)
+    assert daemon.lines().count("warning: timeout on tlsmgr socket") == 2
+
+
+def test_requests_that_came_before_sigterm_are_answered(
+    make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """The signal comes while a request is served, and others have come meanwhile."""
+    flag = tmp_path / "flag"
+    daemon = make_daemon(
+        "tlsmgr_worker_processes=1",
+        sabotage=f"""
+import os, signal, time
+import tlsmgr.processes.worker as worker
+handle = worker.handle
+def slow(context, request, now):
+    if request == (77,):
+        open({str(flag)!r}, "w").close()
+        while os.path.exists({str(flag)!r}):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return handle(context, request, now)
+worker.handle = slow
+""",
+    )
+    with Connection(daemon.socket_path) as first, Connection(daemon.socket_path) as second:
+        first.send(seed(77))
+        wait_for(flag.exists, "the request is served")
+        second.send(seed(4))
+        flag.unlink()
+        assert len(data_of(first.read_list(), b"seed")) == 77
+        assert len(data_of(second.read_list(), b"seed")) == 4
+        assert first.read_to_end() == second.read_to_end() == b""
 
 
 def test_a_pipeline_delays_nobody_for_long(make_daemon: MakeDaemon) -> None:

@@ -66,9 +66,16 @@ def ours(path: Path, options: tuple[str, ...]) -> Outcome:
 
 
 def stock(path: Path, options: tuple[str, ...]) -> Outcome:
+    """Return the outcome of Postfix's tlsmgr, which on a busy machine may end without any."""
+    tries = (_stock(path, options) for _ in range(3))
+    return next((outcome for outcome in tries if outcome[1]), ([], ""))
+
+
+def _stock(path: Path, options: tuple[str, ...]) -> Outcome:
     """The outcome with Postfix's tlsmgr."""
     arguments = [word for option in options for word in ("-o", option)]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as logged:
+        (path / "postlog").unlink(missing_ok=True)
         logged.bind(f"{path}/postlog")
         (path / "postlog").chmod(0o666)
         with subprocess.Popen(

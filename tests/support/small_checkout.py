@@ -27,6 +27,7 @@ class SmallCheckout:
         wheel = root / "thing-1-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("thing.py", "")
+            archive.writestr("thing_later.py", "")  # which an import of thing does not need
             info = "thing-1.dist-info"
             archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
             tag = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

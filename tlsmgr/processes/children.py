@@ -21,7 +21,7 @@ HUNG_TIME = 9.0  # seconds without a heartbeat, after which a process is killed
 DEFECT = 1  # exit status of a child whose entry point raised
 
 
-@dataclass
+@dataclass(eq=False)
 class Child:
     """A child process as the parent sees it. Times are of time.monotonic()."""
 

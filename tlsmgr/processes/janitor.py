@@ -167,6 +167,7 @@ def main(
         inherited.scoreboard.beat(slot, time.monotonic(), 0)
         if located is None:
             located = duties.locate()
+            inherited.scoreboard.beat(slot, time.monotonic(), 0)  # it may have taken long
             link.send(Message(LOCATED, located))
             duties.enter_jail()
         Janitor(inherited, slot, link, duties, located).run(parent_alive_fd)

@@ -1,13 +1,16 @@
 """once - the -S option: one request from standard input, its reply to standard output.
 
 No children, no listening socket, no announcement: the process serves the request itself, in slot 0,
-after the whole start-up. Empty input and a wake-up get no reply. Nothing here is fatal.
+after the whole start-up. A cache whose file another daemon uses is left out, without a message: a
+test start is made beside the daemon that serves. Empty input and a wake-up get no reply. Nothing
+here is fatal.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 from tlsmgr import log
 from tlsmgr.processes.filewatch import FileWatch
@@ -23,6 +26,7 @@ from tlsmgr.service import (
     handle,
     refuse,
 )
+from tlsmgr.sessions.file import StoreFile, is_claimed
 from tlsmgr.wire import Event, InputWarning, Malformed, Paused, RequestReader, Seed, WakeUp
 
 READ_SIZE = 32768
@@ -34,8 +38,8 @@ def serve(inherited: Inherited, duties: Duties) -> None:
     located = duties.locate()
     exchange = duties.exchange_file(located.exchange)
     duties.enter_jail()
-    inherited = inherited.with_files(duties.store_files(located))
     with duties.as_owner():
+        inherited = inherited.with_files(_unclaimed(duties.store_files(located)))
         files = FileWatch(
             inherited.caches, inherited.scoreboard, inherited.pool.extract, lambda: None
         )
@@ -45,6 +49,11 @@ def serve(inherited: Inherited, duties: Duties) -> None:
     _serve(inherited)
     with duties.as_owner():
         exchange.save()
+
+
+def _unclaimed(files: Sequence[StoreFile | None]) -> list[StoreFile | None]:
+    """Return the files without those in use by the daemon that a test start runs beside."""
+    return [None if file is None or is_claimed(file) else file for file in files]
 
 
 def _serve(inherited: Inherited) -> None:

@@ -217,6 +217,19 @@ def claim(name: str) -> int:
     return descriptor
 
 
+def is_claimed(file: StoreFile) -> bool:
+    """Return whether another process has the claim now; False too when there is no such file."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(file.name, flags, dir_fd=file.directory)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class WriterLock:
     """The lock that a process holds while it writes; ``descriptor`` is its own of the lock table.
 

@@ -11,7 +11,14 @@ from typing import NamedTuple
 import pytest
 from support.raw_client import ANNOUNCEMENT
 
-from tlsmgr.processes.connections import READ_SIZE, Connection, Connections
+from tlsmgr.processes.connections import (
+    MEMORY_LIMIT,
+    READ_SIZE,
+    READING,
+    WAITING,
+    Connection,
+    Connections,
+)
 from tlsmgr.wire import RequestReader
 
 
@@ -176,6 +183,35 @@ def test_who_was_dropped_is_not_remembered(room: Room) -> None:
     assert list(room.clients.overdue(1e9)) == []
     room.clients.note_progress(client, 101.0)
     assert list(room.clients.overdue(1e9)) == []
+
+
+def hold(room: Room, connection: Connection, count: int) -> None:
+    """Let the connection have that many bytes of half-done business."""
+    connection.state = READING
+    connection.output = bytes(count)
+    room.clients.note_progress(connection, 100.0)
+
+
+def test_who_holds_most_is_closed_when_all_hold_too_much(room: Room) -> None:
+    large, small = room.enter()[0], room.enter()[0]
+    hold(room, large, MEMORY_LIMIT - 1000)
+    hold(room, small, 1000)
+    assert room.clients.largest() is None
+    hold(room, small, 1001)
+    assert room.clients.largest() is large
+    room.clients.drop(large)
+    assert room.clients.largest() is None
+
+
+def test_a_client_that_waits_for_its_reply_is_not_closed(room: Room) -> None:
+    """The reply would go to the next client with its descriptor."""
+    large, small = room.enter()[0], room.enter()[0]
+    hold(room, large, MEMORY_LIMIT)
+    hold(room, small, 1000)
+    large.state = WAITING
+    assert room.clients.largest() is small
+    small.state = WAITING
+    assert room.clients.largest() is None
 
 
 def test_close_all(room: Room) -> None:

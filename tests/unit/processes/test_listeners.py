@@ -70,6 +70,21 @@ def test_all_that_wait_are_accepted_but_no_more_than_a_burst(door: Door, times: 
         peer.close()
 
 
+def test_a_worker_gives_way_again_after_it_accepted(door: Door) -> None:
+    """Once before each time that it accepts, not once for ever."""
+    now = 10.0
+    for _ in range(3):
+        (peer,) = door.knock(1)
+        assert door.listeners.back_off(now)
+        assert door.accept() == [], "it has stepped back"
+        now += STEP_BACK
+        door.listeners.resume(now)
+        assert not door.listeners.back_off(now), "it did already"
+        (connection,) = door.accept()
+        os.close(connection)
+        peer.close()
+
+
 def test_two_that_give_way_in_one_turn(tmp_path: Path) -> None:
     """Both listeners had connections before the first made this worker step back."""
     with contextlib.ExitStack() as stack:

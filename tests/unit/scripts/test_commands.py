@@ -44,6 +44,23 @@ def test_a_symbolic_link_to_a_script_works(tmp_path: Path, name: str) -> None:
         assert run(path, "--version").stdout == f"{name} {__version__}\n"
 
 
+@pytest.mark.parametrize(("command", "status"), [("status", 2), ("disable", 1)])
+def test_a_damaged_checkout_is_one_line_that_shows_the_way_out(
+    tmp_path: Path, command: str, status: int
+) -> None:
+    checkout = SmallCheckout(tmp_path / "own")
+    (checkout.root / "tlsmgr").unlink()
+    (checkout.root / "tlsmgr/install").mkdir(parents=True)
+    (checkout.root / "tlsmgr/install/__main__.py").write_text("def (\n")
+    done = run(checkout.root / "scripts/tlsmgr-postfix", command)
+    assert (done.returncode, done.stdout) == (status, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"tlsmgr-postfix: fatal: the checkout {checkout.root} is damaged: SyntaxError: "
+    )
+    assert line.endswith("postconf -F tlsmgr/unix/command=tlsmgr && postfix reload")
+
+
 @pytest.mark.parametrize("name", ["tlsmgr-start", "tlsmgrctl"])
 def test_a_reader_that_has_gone_is_no_error(name: str) -> None:
     reader, writer = os.pipe()

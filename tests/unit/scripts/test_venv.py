@@ -83,6 +83,10 @@ def package_broken(checkout: SmallCheckout) -> None:
     (checkout.packages / "thing.py").write_text("1 +\n")
 
 
+def part_gone(checkout: SmallCheckout) -> None:
+    (checkout.packages / "thing_later.py").unlink()
+
+
 def no_path_file(checkout: SmallCheckout) -> None:
     (checkout.packages / "tlsmgr.pth").unlink()
 
@@ -113,16 +117,24 @@ def test_whatever_state_it_is_in_the_next_call_repairs_it(
     assert copy.call(READY) == (0, [])
 
 
-@pytest.mark.parametrize("damage", [package_gone, package_broken])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (package_gone, "cannot import thing: "),
+        (package_broken, "cannot import thing: "),
+        (part_gone, "package thing lacks thing_later.py)"),
+    ],
+)
 def test_a_package_that_breaks_in_place_is_noticed(
-    copy: SmallCheckout, damage: Callable[[SmallCheckout], None]
+    copy: SmallCheckout, damage: Callable[[SmallCheckout], None], reason: str
 ) -> None:
     assert copy.call(USE)[0] == 0  # it has moved
     damage(copy)
     status, said = copy.call("check_venv ''")
     assert status == 0, said
-    assert "(cannot import thing: " in said[0]
+    assert f"({reason}" in said[0]
     assert copy.works()
+    assert (copy.packages / "thing_later.py").exists()
     assert copy.call("check_venv ''") == (0, [])
 
 
@@ -229,6 +241,19 @@ def test_without_the_venv_module(tmp_path: Path) -> None:
         f"fatal: {python} lacks its venv module (on Debian: apt-get install python3-venv)"
     )
     assert not (checkout.root / ".venv").exists()
+
+
+def test_an_interrupt_leaves_nothing_outside_the_checkout(made: SmallCheckout) -> None:
+    """The temporary files of ensurepip, which a control-C leaves behind, go below .venv."""
+    checkout, used = SmallCheckout(made.root / "interrupted"), made.root / "used"
+    python = made.root / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-m venv"*) echo "$TMPDIR" >"{used}"; kill -INT $$;; esac\n'
+        f'exec {os.path.realpath(made.python)} "$@"\n'
+    )
+    python.chmod(0o755)
+    assert checkout.call(USE, {"PYTHON": str(python)})[0] != 0
+    assert used.read_text() == f"{checkout.root}/.venv/tmp\n"
 
 
 def test_python_is_heeded_or_complained_about(made: SmallCheckout, tmp_path: Path) -> None:
