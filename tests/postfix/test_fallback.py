@@ -56,7 +56,10 @@ class Fault(NamedTuple):
 def remove_package(name: str) -> Callable[[Path], None]:
     def apply(checkout: Path) -> None:
         for entry in site_packages(checkout).glob(f"{name}*"):
-            entry.unlink()
+            if entry.is_symlink() or not entry.is_dir():
+                entry.unlink()
+            else:  # `enable` has repaired the package, where the checkout had a link
+                shutil.rmtree(entry)
 
     return apply
 

@@ -27,7 +27,7 @@ Case = tuple[str, tuple[str, ...]]
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that mail_owner may enter, for the files of all cases."""
-    path = Path(tempfile.mkdtemp(prefix="tlsmgr-config-"))
+    path = Path(tempfile.mkdtemp(prefix="c-"))  # short: in the path of a socket
     path.chmod(0o755)
     for name in ("queue", "queue/public", "data"):
         (path / name).mkdir()
