@@ -56,7 +56,7 @@ def missing_file() -> str | None:
     for package in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")]):
         record = package.read_text("RECORD") or ""  # package.files leaves out what is missing
         for name, *_ in filter(None, csv.reader(record.splitlines())):
-            if name.endswith(".pyc") or name.startswith("../"):  # a program is not imported
+            if name.endswith((".pyc", ".pth")) or name.startswith("../"):  # not imported
                 continue
             if not os.path.exists(str(package.locate_file(name))):
                 return f"package {package.metadata['Name']} lacks {name}"
