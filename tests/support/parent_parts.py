@@ -131,7 +131,7 @@ class Scene:
 
     def tell(self, message: Message) -> None:
         """Have a message of the janitor arrive and be handled."""
-        self.parent._janitor_end.send(message)
+        self.parent._access.janitor_end.send(message)
         self.parent._take_message(1.0)
 
     def make_files(self) -> None:
@@ -148,7 +148,7 @@ class Scene:
     @property
     def workers(self) -> list[Child]:
         """All workers in the order of their start."""
-        return [child for child in self.children if child.slot != self.slots.janitor]
+        return [child for child in self.children if child.slot in self.slots.workers]
 
     @property
     def counted(self) -> list[Child]:
@@ -183,9 +183,9 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
     children = FakeChildren(inherited.scoreboard)
     parent._children = children  # type: ignore[assignment]
     parent._jailed = True
-    parent._located = Located(None, (None,))
+    parent._access.located = Located(None, (None,))
     parent.jobs.add("no sleep", lambda now: 0.0)
-    parent.watch(parent._link.fileno(), lambda: parent._take_message(0.0))
+    parent.watch(parent._access.link.fileno(), lambda: parent._take_message(0.0))
     try:
         yield Scene(parent, children, inherited, Slots(workers), ready)
     finally:
@@ -195,8 +195,8 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
 
 
 def _close(parent: Parent) -> None:
-    parent._link.close()
-    parent._janitor_end.close()
+    parent._access.link.close()
+    parent._access.janitor_end.close()
     for descriptor in (*parent._pipes, parent._alive_end, parent._wakeup_end):
         with contextlib.suppress(OSError):
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""parent - forks workers and the janitor, replaces them, and touches neither files nor clients.
+"""parent - forks workers and auxiliary processes, replaces them, and touches no file and no client.
 
 The loop waits for the earliest thing due. Then it handles queued signals, reaps children (frees
 the locks of a dead one, keeps its counts, clears its slot), ends the ones that hang, spawns what is
@@ -8,9 +8,8 @@ Workers: one that dies is replaced, as ``restarts`` says when. One that is stall
 well and comes back into the count when it responds; without a heartbeat for HUNG_TIME it is killed.
 A retired one has up to 10 s for its last connections, or until its slot is needed.
 
-Files: while a file system blocks a process, ``files_blocked`` keeps all others away from files, and
-new workers start without caches: seeds, policies and ticket keys go on. When the janitor reports
-that files can be written, workers with caches replace them.
+Files: ``file_access`` says whether a new worker may use them. Workers without caches are replaced
+one by one when files can be used, and those that have an old file open when one was made new.
 
 At the end children read the end of a pipe and go; after STOP_TIME they are killed, and one that the
 kernel still holds then is left: it ends as soon as the file system responds, and writes nothing.
@@ -26,19 +25,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from tlsmgr import log
-from tlsmgr.log import Fatal
 from tlsmgr.processes import janitor, signals, worker
+from tlsmgr.processes.auxiliaries import Auxiliary, Start
 from tlsmgr.processes.children import HUNG_TIME, Child, Children
+from tlsmgr.processes.file_access import FileAccess
 from tlsmgr.processes.inherited import Inherited
-from tlsmgr.processes.janitor import Duties, Located
+from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import Jobs
-from tlsmgr.processes.restarts import FORK_PAUSE, LONGEST_PAUSE, YOUNG, Restarts
+from tlsmgr.processes.restarts import Restarts
 from tlsmgr.processes.setup import Slots
 from tlsmgr.shm import Recovery
 
 WARNING_INTERVAL = 60.0  # seconds between two warnings about the same condition
 LOOK_INTERVAL = 0.5  # seconds between two looks at heartbeats
-LOCATE_TIME, MAKE_TIME = 1.0, 1.0  # seconds that a start waits for the janitor
+LOCATE_TIME = 1.0  # seconds that a start waits for the janitor to find directories
 STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, and when killed
 LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead child may have
 DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets damaged pages
@@ -55,22 +55,17 @@ class Parent:
         duties: Duties,
         on_ready: Callable[[], None],
     ) -> None:
-        self._inherited = inherited
+        self._access = FileAccess(inherited, duties)
         self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
         self._scoreboard = inherited.scoreboard
+        self._stats = inherited.stats
+        self._process_number = inherited.process_number
         self._workers = workers
         self._slots = Slots(workers)
         self._hung_time = min(HUNG_TIME, daemon_timeout)
         self._watchdog = signals.Watchdog(daemon_timeout)
-        self._duties = duties
         self._on_ready: Callable[[], None] | None = on_ready
         self._children = Children(inherited.scoreboard)
-        self._link, self._janitor_end = janitor.make_links()
-        self._located: Located | None = None
-        self._files_made = False
-        self._blocked_since = 0.0
-        self._files_due = 0.0  # when workers start without files
-        self._janitor_due = 0.0
         self._restarts = Restarts()
         self._stopping = False
         self._jailed = False
@@ -80,6 +75,8 @@ class Parent:
         self._watched: dict[int, Callable[[], object]] = {}
         self._poll = select.poll()
         self._open_pipes()
+        self._janitor = Auxiliary("janitor", self._slots.janitor, self._start_of_janitor)
+        self._auxiliaries = {self._janitor.slot: self._janitor}
 
     def watch(self, descriptor: int, act: Callable[[], object]) -> None:
         """Have ``act`` called when the descriptor becomes readable or closes."""
@@ -89,6 +86,10 @@ class Parent:
     def at_end(self, act: Callable[[float], object]) -> None:
         """Have ``act`` called with the time of day when no worker is left."""
         self._last_acts.append(act)
+
+    def add_auxiliary(self, auxiliary: Auxiliary) -> None:
+        """Have this process forked beside the workers."""
+        self._auxiliaries[auxiliary.slot] = auxiliary
 
     def stop(self) -> None:
         """End the loop after this iteration."""
@@ -100,19 +101,19 @@ class Parent:
         Raises Fatal for bad configuration that only the disk shows.
         """
         deadline = time.monotonic() + LOCATE_TIME
-        self._spawn_janitor(time.monotonic())
-        while self._located is None and (left := deadline - time.monotonic()) > 0:
+        self._spawn_auxiliary(self._janitor, time.monotonic())
+        while self._access.located is None and (left := deadline - time.monotonic()) > 0:
             self._take_message(min(left, LOOK_INTERVAL))
             if self._reap():
-                self._spawn_janitor(time.monotonic())
-        self._files_due = time.monotonic() + MAKE_TIME
+                self._spawn_auxiliary(self._janitor, time.monotonic())
+        self._access.wait_for_files(time.monotonic())
 
     def run(self) -> None:
         """Run the parent process until shutdown. Raises CannotServe; leaves no child that runs."""
         self._jailed = True
         with signals.queue() as self._signal_fd:
             self.watch(self._signal_fd, self._take_signals)
-            self.watch(self._link.fileno(), lambda: self._take_message(0.0))
+            self.watch(self._access.link.fileno(), lambda: self._take_message(0.0))
             try:
                 while not self._stopping:
                     self._iterate()
@@ -137,7 +138,7 @@ class Parent:
         self._watchdog.restart()
         self._children.judge(now)
         locks = self._settle_locks(now)
-        self._judge_files(now)
+        self._access.judge(list(self._children), self._children.is_blocked, now)
         self._end_hung(now)
         if locks is not Recovery.LOST:
             self._spawn_missing(now)
@@ -157,8 +158,8 @@ class Parent:
     def _pauses(self, now: float) -> list[float]:
         """Return the seconds until the next spawn, if one is planned."""
         missing = self._missing() > 0
-        due = [self._restarts.due] * missing + [self._files_due] * (not self._files_made)
-        return [at - now for at in due if at > now]
+        pauses = [self._restarts.due - now] * missing + [self._access.seconds_left(now)]
+        return [pause for pause in pauses if pause > 0]
 
     def _look_for_readiness(self) -> None:
         serving = [c for c in self._serving() if self._scoreboard.last_beat(c.slot)]
@@ -188,45 +189,25 @@ class Parent:
                 lock.reset()
         return Recovery.LOST
 
-    # Files.
-
     def _take_message(self, timeout: float) -> None:
-        """Handle a message of the janitor; a closed link is noticed when the janitor is reaped."""
-        message = self._link.receive(timeout)
-        if message is None:
-            return
-        if message.kind == janitor.FATAL:
-            raise Fatal(message.text)
-        if message.kind == janitor.LOCATED:
-            self._located = message.located
-            assert message.located is not None
-            files = self._duties.store_files(message.located)
-            self._inherited = self._inherited.with_files(files)
-        elif message.kind == janitor.MADE:
-            self._files_made = True
-        elif message.kind == janitor.RENEWED:
+        if self._access.take_message(timeout) == janitor.RENEWED:
             self._retire(child for child in self._all_workers() if child.uses_files)
+            self._end_followers()
 
-    def _judge_files(self, now: float) -> None:
-        """Block all access to files when one process is blocked; allow it when all is well."""
-        blocked = self._scoreboard.files_blocked
-        stalled = [c for c in self._children if c.uses_files and c.stalled]
-        if any(map(self._children.is_blocked, stalled)):
-            if not blocked[0]:
-                log.warning("a file system does not respond; sessions are not cached until it does")
-            blocked[0] = 1
-            self._blocked_since = now
-        elif blocked[0] and not stalled and self._scoreboard.files_checked > self._blocked_since:
-            blocked[0] = 0
-            log.info("the file system responds again: sessions are cached")
-
-    def _may_use_files(self) -> bool:
-        return self._files_made and not self._scoreboard.files_blocked[0]
+    def _end_followers(self, only_without_files: bool = False) -> None:
+        """End auxiliary processes whose successors have to open the files."""
+        for child in self._children:
+            auxiliary = self._auxiliaries.get(child.slot)
+            if auxiliary is None or not auxiliary.follows_files or child.retired:
+                continue
+            if not (only_without_files and child.uses_files):
+                child.retired = True
+                self._children.kill(child, signal.SIGTERM)
 
     # Children start.
 
     def _all_workers(self) -> list[Child]:
-        return [child for child in self._children if child.slot != self._slots.janitor]
+        return [child for child in self._children if child.slot in self._slots.workers]
 
     def _serving(self) -> list[Child]:
         """Return the workers that count: not retired, and responding."""
@@ -236,11 +217,11 @@ class Parent:
         return self._workers - len(self._serving())
 
     def _spawn_missing(self, now: float) -> None:
-        if now >= self._janitor_due and not any(
-            child.slot == self._slots.janitor for child in self._children
-        ):
-            self._spawn_janitor(now)
-        if not self._files_made and now < self._files_due:
+        taken = {child.slot for child in self._children}
+        for slot, auxiliary in self._auxiliaries.items():
+            if slot not in taken and now >= auxiliary.due:
+                self._spawn_auxiliary(auxiliary, now)
+        if self._access.seconds_left(now):
             return
         for slot in self._free_slots(self._missing()):
             if now < self._restarts.due:
@@ -257,28 +238,23 @@ class Parent:
         return free[: max(0, wanted)]
 
     def _spawn_worker(self, slot: int, now: float) -> None:
-        with_files = self._may_use_files()
-        inherited = self._inherited if with_files else self._inherited.without_files()
-        entry = partial(worker.main, inherited, slot, self._pipes)
-        if not self._spawn("worker", slot, with_files, entry):
+        with_files = self._access.is_allowed()
+        entry = partial(worker.main, self._access.record(with_files), slot, self._pipes)
+        if not self._spawn("worker", slot, Start(with_files, entry)):
             self._restarts.note_failed_fork(now)
 
-    def _spawn_janitor(self, now: float) -> None:
-        slot = self._slots.janitor
-        if self._jailed and self._located is None:
-            log.error("session caches are not available until the next reload")
-            self._located = Located(None, (None,) * len(self._inherited.caches))
-        entry = partial(
-            janitor.main, self._inherited, slot, self._janitor_end, self._pipes.parent_alive_fd,
-            self._duties, self._located,
-        )  # fmt: skip
-        if not self._spawn("janitor", slot, True, entry):
-            self._janitor_due = now + FORK_PAUSE
+    def _spawn_auxiliary(self, auxiliary: Auxiliary, now: float) -> None:
+        if not self._spawn(auxiliary.name, auxiliary.slot, auxiliary.start()):
+            auxiliary.note_failed_fork(now)
 
-    def _spawn(self, name: str, slot: int, uses_files: bool, entry: Callable[[], int]) -> bool:
-        self._inherited.process_number.advance()
+    def _start_of_janitor(self) -> Start:
+        slot, alive = self._slots.janitor, self._pipes.parent_alive_fd
+        return self._access.janitor_start(slot, alive, self._jailed)
+
+    def _spawn(self, name: str, slot: int, start: Start) -> bool:
+        self._process_number.advance()
         try:
-            self._children.spawn(name, slot, uses_files, entry)
+            self._children.spawn(name, slot, start.uses_files, start.entry)
         except OSError as error:
             text = f"fork: {error.strerror}; will try again"
             self._limit.warning("fork", text, time.monotonic())
@@ -299,24 +275,24 @@ class Parent:
 
     def _cleanup_child(self, child: Child, code: int) -> None:
         """Free what a dead child held; log an end that nobody asked for."""
-        inherited = self._inherited
         self._scoreboard.clear(child.slot)
         now = time.monotonic()
         if Recovery.FREED in [lock.recover(child.slot, now) for lock in self._locks]:
             log.info(f"freed a lock that {child.name} pid {child.pid} held when it died")
-        inherited.stats.collect(child.slot)
-        if self._stopping or child.retired or (child.slot == self._slots.janitor and code == 0):
+        self._stats.collect(child.slot)
+        if self._stopping or child.retired or (child.slot in self._auxiliaries and code == 0):
             return
         log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
         if code in DAMAGE and child.uses_files:
-            for plan in inherited.caches:
+            for plan in self._access.inherited.caches:
                 if plan.file is not None:
                     plan.shared.report_damage(plan.file.mark.inode)
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         now = time.monotonic()
-        if child.slot == self._slots.janitor:
-            self._janitor_due = now + (LONGEST_PAUSE if now - child.started < YOUNG else 0.0)
+        auxiliary = self._auxiliaries.get(child.slot)
+        if auxiliary is not None:
+            auxiliary.note_end(now, child.started, child.retired)
         elif not child.retired:  # else its successor is there already
             self._restarts.note_death(now, child.started, served, code)
 
@@ -326,7 +302,7 @@ class Parent:
         Not a janitor that still looks for directories: its successors could not, in the jail.
         """
         for child in self._children:
-            if self._located is None and child.slot == self._slots.janitor:
+            if self._access.located is None and child.slot == self._slots.janitor:
                 continue
             silence = self._children.silence(child, now)
             if child.stalled and not child.killed and silence > self._hung_time:
@@ -342,8 +318,10 @@ class Parent:
         plain = [child for child in serving if not child.uses_files]
         if len(serving) > self._workers:
             self._retire([(plain or serving)[-1]])
-        elif plain and self._may_use_files() and len(serving) == self._workers:
-            self._retire(plain[:1])
+        elif self._access.is_allowed():
+            self._end_followers(only_without_files=True)
+            if plain and len(serving) == self._workers:
+                self._retire(plain[:1])
 
     def _retire(self, children: Iterable[Child]) -> None:
         """Have workers serve their open connections and then end; others take their places."""

@@ -38,7 +38,7 @@ PR_SET_NAME = 15  # prctl(2)
 
 
 class Slots:
-    """The slots of the processes: 0 is the parent's, then workers, and the janitor last.
+    """The slots of the processes: 0 is the parent's, then workers, then auxiliary processes.
 
     There are twice as many slots for workers as workers, so that a worker that is blocked in the
     kernel, or serves its last connections, does not keep its successor from starting.
@@ -46,8 +46,8 @@ class Slots:
 
     def __init__(self, workers: int) -> None:
         self.workers = range(1, 2 * workers + 1)
-        self.janitor = 2 * workers + 1
-        self.count = self.janitor + 1
+        self.janitor, self.control, self.farm = range(2 * workers + 1, 2 * workers + 4)
+        self.count = 2 * workers + 4
 
 
 # Before the fork. Raises Fatal.
