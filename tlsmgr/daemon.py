@@ -24,7 +24,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from tlsmgr import __version__, log
-from tlsmgr.config import accounts, maillog
+from tlsmgr.config import accounts, maillog_client
 from tlsmgr.config.caches import CacheSettings, cache_settings
 from tlsmgr.config.load import Configuration, directory_of, load
 from tlsmgr.log import Fatal
@@ -72,10 +72,10 @@ def run(
     on_serving: Callable[[], None] = lambda: None,
 ) -> None:
     """From master's options to the end of service. Raises Fatal."""
-    maillog.connect_early(environment, PROCESS_NAME, also_stderr="-V" in arguments)
+    maillog_client.connect_early(environment, PROCESS_NAME, also_stderr="-V" in arguments)
     options = master.parse(arguments, environment)
     if options.to_stderr:
-        maillog.connect_early(environment, PROCESS_NAME, also_stderr=True)
+        maillog_client.connect_early(environment, PROCESS_NAME, also_stderr=True)
     conf = load(
         directory_of(environment),
         log.warning,
@@ -84,7 +84,7 @@ def run(
         service_name=options.service_name,
     )
     owner = accounts.check(conf, accounts.look_up(conf))
-    maillog.connect(conf, PROCESS_NAME, also_stderr=options.to_stderr)
+    maillog_client.connect(conf, PROCESS_NAME, also_stderr=options.to_stderr)
     master.refuse_terminal(options, PROCESS_NAME)
     master.check(options)
     generation = master.generation(environment)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tlsmgr import __version__, daemonize, log
-from tlsmgr.config import maillog
+from tlsmgr.config import maillog_client
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.log import Fatal
 from tlsmgr.pidfile import pid_file
@@ -103,7 +103,7 @@ def start(chosen: argparse.Namespace) -> None:
         on_ready: Callable[[], None] = partial(_announce, path)
         if chosen.daemon:
             on_ready = stack.enter_context(daemonize.detached(on_ready))
-            maillog.connect(conf, "tlsmgr", also_stderr=True)
+            maillog_client.connect(conf, "tlsmgr", also_stderr=True)
         if pid_path:
             stack.enter_context(pid_file(pid_path))
         daemon.serve(conf, daemon.StartMode((listener,), Identity(*me()), on_ready=on_ready))

@@ -17,8 +17,8 @@ from support.checkout import CHECKOUT
 from support.postfix_instance import PostfixInstance, postconf, wait_until
 
 from tlsmgr.client import Client, TlsmgrError
+from tlsmgr.install.instance import Instance
 from tlsmgr.install.launcher import NAME
-from tlsmgr.install.master_cf import Instance
 
 ROOT = CHECKOUT
 FIELDS = ("private", "unprivileged", "chroot", "wakeup", "process_limit", "command")

@@ -1,16 +1,16 @@
 """config - main.cf as Postfix reads it, tlsmgr.cf with our own parameters, and their settings.
 
     syntax, expand, values     from bytes to assignments to text to values
-    parameters, common         the table of all parameters that are read
+    parameters, mail_params    the table of all parameters that are read
     postfix_names              the names of all other parameters of Postfix
     tlsmgr_cf                  the parameters of our own
     load                       all of it, frozen: `load` and `Configuration`
-    maillog                    the log destination
+    maillog_client             the log destination
     accounts                   the user that the program runs as
     redirect                   files that go to data_directory instead
-    randomness, caches         settings of the pool and of the session caches
+    caches                     settings of the session caches
 
-A start calls `maillog.connect_early`, `load.load`, `maillog.connect`, `accounts.check`, and, as
-mail_owner, `randomness.random_settings` and `caches.cache_settings`. Warnings go to a callable,
+A start calls `maillog_client.connect_early`, `load.load`, `maillog_client.connect`,
+`accounts.check`, and, as mail_owner, `caches.cache_settings`. Warnings go to a callable,
 `log.warning`; a mistake that ends the start is `log.Fatal`.
 """

@@ -19,8 +19,8 @@ from types import MappingProxyType
 
 from tlsmgr import log
 from tlsmgr.config import syntax, tlsmgr_cf
-from tlsmgr.config.common import DEFAULTS
 from tlsmgr.config.expand import Malformed, compatibility_level, expand
+from tlsmgr.config.mail_params import DEFAULTS
 from tlsmgr.config.parameters import OURS, POSTFIX
 from tlsmgr.config.syntax import NOTHING, Warn
 from tlsmgr.config.tlsmgr_cf import OUR_NAMES, Setting

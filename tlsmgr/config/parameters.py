@@ -7,7 +7,7 @@ Postfix evaluates about a hundred more that mean nothing here. They are not chec
 one of them stops Postfix's own programs, but not this one.
 """
 
-from tlsmgr.config.common import COMMON
+from tlsmgr.config.mail_params import COMMON
 from tlsmgr.config.values import SIZE_UNITS, Kind, Parameter
 
 CACHE_TYPES = ("smtpd", "smtp", "lmtp")

@@ -25,8 +25,8 @@ from pathlib import Path
 from tlsmgr import __version__
 from tlsmgr.bootstrap import NOTE
 from tlsmgr.install import trial
+from tlsmgr.install.instance import STOCK, Instance, Running
 from tlsmgr.install.launcher import NAME, Launcher, read_note
-from tlsmgr.install.master_cf import STOCK, Instance, Running
 from tlsmgr.log import Fatal
 
 CHECKOUT = os.path.abspath(f"{os.path.dirname(__file__)}/../..")

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlsmgr.bootstrap import NOTE
-from tlsmgr.install.master_cf import STOCK, write_file
+from tlsmgr.install.instance import STOCK, write_file
 from tlsmgr.log import Fatal
 
 NAME = "tlsmgr-prefork"

@@ -12,7 +12,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 
-from tlsmgr.install.master_cf import Instance, Service
+from tlsmgr.install.instance import Instance, Service
 from tlsmgr.log import Fatal
 
 REQUEST = b"request\0seed\0size\x0032\0\0"

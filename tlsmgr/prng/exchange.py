@@ -72,7 +72,7 @@ class ExchangeFile:
         if not self._path:
             return next_delay(self._period, self._pool)
         try:
-            done = self._refresh()
+            done = self._stir_and_write()
         except (OSError, ExchangeError, EntropyError) as error:
             self._report(_reason(error), now)
             return retry_delay(self._period, self._pool)
@@ -88,7 +88,7 @@ class ExchangeFile:
             return
         try:
             for _ in range(SAVE_TRIES):
-                if self._refresh():
+                if self._stir_and_write():
                     return
                 time.sleep(SAVE_NAP)
             reason = "locked by another program"
@@ -105,7 +105,7 @@ class ExchangeFile:
         self._report("locked by another program, update postponed", now)
         return LOCK_REPOLL
 
-    def _refresh(self) -> bool:
+    def _stir_and_write(self) -> bool:
         """Read, stir, write; return False if the file is locked, or was removed meanwhile."""
         fd = self._open_file()
         try:

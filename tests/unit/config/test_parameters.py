@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from tlsmgr.config.common import COMMON
 from tlsmgr.config.expand import expand
+from tlsmgr.config.mail_params import COMMON
 from tlsmgr.config.parameters import OURS, PARAMETERS, TLSMGR
 from tlsmgr.config.postfix_names import is_postfix_name
 from tlsmgr.config.values import Kind, Parameter, convert

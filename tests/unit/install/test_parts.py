@@ -13,10 +13,10 @@ import pytest
 from support.checkout import CHECKOUT
 
 from tlsmgr import __version__
-from tlsmgr.install import master_cf, trial
+from tlsmgr.install import instance, trial
 from tlsmgr.install.__main__ import SIGNALS, main
+from tlsmgr.install.instance import Instance, check_version, command_places
 from tlsmgr.install.launcher import NAME, Launcher, Note, read_note
-from tlsmgr.install.master_cf import Instance, check_version, command_places
 from tlsmgr.log import Fatal
 
 ROOT = CHECKOUT
@@ -54,7 +54,7 @@ def test_the_standard_library_is_enough(module: str) -> None:
 
 def test_a_missing_postfix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("tlsmgr.install.master_cf.SEARCH_PATH", "/nonexistent")
+    monkeypatch.setattr("tlsmgr.install.instance.SEARCH_PATH", "/nonexistent")
     with pytest.raises(Fatal, match="postconf is missing"):
         Instance(None)
 
@@ -150,7 +150,7 @@ def test_a_process_that_ends_while_it_is_looked_at(
         assert found is not None
         assert (found.pid, found.ours) == (child.pid, False)
         assert before - 0.1 < found.started < time.time() + 0.1
-        monkeypatch.setattr(master_cf, "_command_line", lambda _: [])
+        monkeypatch.setattr(instance, "_command_line", lambda _: [])
         assert system.tlsmgr() is None
     finally:
         child.kill()

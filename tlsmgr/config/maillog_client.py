@@ -1,4 +1,4 @@
-"""maillog - the log destination: from the environment at first, then from main.cf.
+"""maillog_client - the log destination: from the environment at first, then from main.cf.
 
 The daemon calls `connect_early` before anything else can go wrong, and `connect` once it has the
 configuration; both before the jail, which has neither socket. One destination is in use at a time:

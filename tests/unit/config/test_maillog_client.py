@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tlsmgr import log
-from tlsmgr.config import maillog
+from tlsmgr.config import maillog_client
 from tlsmgr.config.load import Configuration, load
 
 
@@ -77,7 +77,7 @@ def test_the_environment_says_where_early_lines_go(
 ) -> None:
     if environment.get("POSTLOG_SERVICE"):
         environment = {**environment, "POSTLOG_SERVICE": f"{tmp_path}/early"}
-    maillog.connect_early(environment, "tlsmgr", dev_log=f"{tmp_path}/dev_log")
+    maillog_client.connect_early(environment, "tlsmgr", dev_log=f"{tmp_path}/dev_log")
     log.info("text")
     assert one_line(sockets) == (where, line.format(os.getpid()))
 
@@ -110,14 +110,14 @@ def test_main_cf_says_where_lines_go(
     line: str,
 ) -> None:
     conf = configuration(tmp_path, *options)
-    maillog.connect(conf, "tlsmgr", dev_log=f"{tmp_path}/dev_log")
+    maillog_client.connect(conf, "tlsmgr", dev_log=f"{tmp_path}/dev_log")
     log.info("é")
     assert one_line(sockets) == (where, line.format(os.getpid()))
 
 
 def test_a_file_that_no_prefix_allows_is_fatal(tmp_path: Path) -> None:
     with pytest.raises(log.Fatal) as caught:
-        maillog.connect(configuration(tmp_path, "maillog_file=/usr/x"), "tlsmgr")
+        maillog_client.connect(configuration(tmp_path, "maillog_file=/usr/x"), "tlsmgr")
     assert caught.value.text == (
         "maillog_file value '/usr/x' does not match any prefix in maillog_file_prefixes"
     )
@@ -129,7 +129,7 @@ def test_the_queue_directory_is_found_from_within(
     conf = configuration(tmp_path, "maillog_file=/var/log/mail")
     (tmp_path / "queue").rename(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path / "elsewhere")
-    maillog.connect(conf, "tlsmgr")
+    maillog_client.connect(conf, "tlsmgr")
     log.info("text")
     assert one_line(sockets)[0] == "queue/public/postlog"
 
@@ -138,7 +138,7 @@ def test_standard_error_gets_lines_too_when_asked(
     tmp_path: Path, sockets: dict[str, socket.socket], capfd: pytest.CaptureFixture[str]
 ) -> None:
     conf = configuration(tmp_path)
-    maillog.connect(conf, "tlsmgr", also_stderr=True, dev_log=f"{tmp_path}/dev_log")
+    maillog_client.connect(conf, "tlsmgr", also_stderr=True, dev_log=f"{tmp_path}/dev_log")
     log.info("text")
     assert one_line(sockets)[0] == "dev_log"
     assert capfd.readouterr().err == f"tlsmgr[{os.getpid()}]: text\n"

@@ -1,4 +1,4 @@
-"""common - the parameters that all Postfix programs read, as far as they matter here.
+"""mail_params - the parameters that all Postfix programs read, as far as they matter here.
 
 The first part of the table in `parameters`, with the names, defaults, bounds and order of Postfix's
 mail_params.c. A default may refer to a parameter of an earlier row.

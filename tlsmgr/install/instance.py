@@ -1,4 +1,4 @@
-"""master_cf - a Postfix instance: its parameters, the tlsmgr line of master.cf, its processes.
+"""instance - a Postfix instance: its parameters, the tlsmgr line of master.cf, its processes.
 
 Parameters and services are read with postconf(1); whether the instance runs is asked as Postfix's
 own scripts do, with ``master -t``. The one edit replaces the command of the tlsmgr service and
