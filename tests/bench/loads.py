@@ -32,7 +32,7 @@ from typing import NamedTuple
 ID_BYTES = 120
 SESSION_BYTES = 1200
 SEED_BYTES = 32
-KEYS = 10_000  # sessions in the cache, except in growth
+KEYS = 10_000  # sessions in the cache by default, except in growth
 CACHE_TYPE = b"smtp"
 DISTINCT_SESSIONS = 32  # few, so that they stay in the generator's CPU cache
 

@@ -118,6 +118,7 @@ def _bench(chosen: argparse.Namespace, directory: Path, tick: Callable[[str], No
         rounds=chosen.rounds,
         processes=chosen.generators,
         repeats=chosen.repeats,
+        keys=range(chosen.sessions),
         tick=tick,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from bench.figures import DISTURBED
-from bench.loads import LOADS
+from bench.loads import KEYS, LOADS
 from bench.runs import SIZES
 from bench.scenes import SCENES, SWEEP
 from bench.servers import DISK, KINDS
@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--growth", metavar="LIST", type=numbers(SIZES), default=[],
         help="numbers of cache entries separated by commas, "
         f"all ({','.join(map(str, SIZES))}), or none (default)")  # fmt: skip
+    add("--sessions", metavar="N", type=_positive(int), default=KEYS,
+        help=f"sessions in each cache, but for --growth (default: {KEYS})")  # fmt: skip
     add("--seconds", metavar="S", type=_positive(float), default=2.0,
         help="duration of a load in a round (default: 2)")  # fmt: skip
     add("--rounds", metavar="N", type=_positive(int), default=5,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bench.drive import Generators
 from bench.figures import Figures, measure
-from bench.loads import KEYS, LOADS, SESSION_BYTES, write_filling_plan, write_load_plan
+from bench.loads import LOADS, SESSION_BYTES, write_filling_plan, write_load_plan
 from bench.servers import Server, ServerSpec, started
 from tlsmgr.log import Fatal, warning
 
@@ -35,6 +35,7 @@ class Bench:
     rounds: int
     processes: int  # generators per load
     repeats: int  # of a disturbed run
+    keys: range  # of the sessions that are in each cache
     tick: Callable[[str], None]  # called before each run with its name
 
     _number: int = field(default=0, init=False)
@@ -44,7 +45,7 @@ class Bench:
         server: Server,
         load: str,
         connections: int,
-        keys: range = range(KEYS),
+        keys: range | None = None,
     ) -> Figures:
         """Run the load; repeat it if the machine was disturbed, and return the best run."""
         found: list[Figures] = []
@@ -58,10 +59,11 @@ class Bench:
         server: Server,
         load: str,
         connections: int,
-        keys: range = range(KEYS),
+        keys: range | None = None,
         seconds: float | None = None,
     ) -> Generators:
         """Return generators for that load on that server, not started yet."""
+        keys = self.keys if keys is None else keys
         lenient = "-lenient" if server.lenient else ""
         plan = self.directory / f"{load}-{keys.stop}-{keys.step}{lenient}.plan"
         if not plan.exists():
@@ -134,7 +136,7 @@ def fill_all(bench: Bench, servers: Sequence[Server]) -> None:
     """Store the sessions that lookups are to find in each server."""
     for server in servers:
         bench.tick(f"fill {server.name}")
-        bench.fill(server, range(KEYS))
+        bench.fill(server, bench.keys)
 
 
 # Growth.

@@ -16,9 +16,8 @@ SERVERS = [Server(name, "", list) for name in ("stock", "ours")]
 
 def bench_in(directory: Path, rounds: int = 1, repeats: int = 1) -> Bench:
     """Settings for tests that replace `measure`, so that nothing runs."""
-    return Bench(
-        directory, directory / "generator", 0.1, rounds, 1, repeats, tick=lambda name: None
-    )
+    generator = directory / "generator"
+    return Bench(directory, generator, 0.1, rounds, 1, repeats, range(10), tick=lambda name: None)
 
 
 @pytest.mark.parametrize(

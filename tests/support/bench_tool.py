@@ -15,7 +15,7 @@ from support.checkout import CHECKOUT
 
 COMMAND = (sys.executable, "-m", "bench.main")
 PATIENCE = 100.0  # seconds for one run of the tool on a loaded machine
-QUICK = ("--seconds", "0.1", "--rounds", "2", "--repeats", "0")
+QUICK = ("--seconds", "0.1", "--rounds", "2", "--repeats", "0", "--sessions", "500")
 
 NEEDS_COMPILER = pytest.mark.skipif(compiler() is None, reason=NO_COMPILER)
 
