@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support.cache_files import empty_all_branches, empty_root_page
 from support.daemon_clients import serve_on
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
 
 
@@ -60,9 +60,9 @@ class Damaged(NamedTuple):
 
 @pytest.fixture(scope="module")
 def damaged() -> Iterator[dict[str, Damaged]]:
-    """A daemon for each damage, all at once: each takes a second until it looks at its files."""
+    """A daemon for each damage, all at once, as each takes a moment to look at its files."""
     with contextlib.ExitStack() as stack:
-        daemons = {damage: Daemon("tlsmgr_worker_processes=2") for damage in DAMAGE}
+        daemons = {each: Daemon("tlsmgr_worker_processes=2", sabotage=WATCHFUL) for each in DAMAGE}
         for daemon in daemons.values():
             stack.callback(daemon.clean_up)
             daemon.launch()
@@ -97,8 +97,15 @@ def test_the_service_goes_on_and_the_file_heals(damaged: dict[str, Damaged], dam
     assert daemon.stop() == 0
 
 
-def test_a_damaged_root_page_does_not_end_the_parent(daemon: Daemon) -> None:
+@pytest.fixture
+def watchful(make_daemon: MakeDaemon) -> Daemon:
+    """One with two workers."""
+    return make_daemon("tlsmgr_worker_processes=2", sabotage=WATCHFUL)
+
+
+def test_a_damaged_root_page_does_not_end_the_parent(watchful: Daemon) -> None:
     """It opens no session file itself when a child dies."""
+    daemon = watchful
     path = daemon.directory / "smtp_scache.sessions"
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"id", b"session")) == OK
@@ -109,8 +116,9 @@ def test_a_damaged_root_page_does_not_end_the_parent(daemon: Daemon) -> None:
     assert daemon.is_running
 
 
-def test_a_lock_table_that_is_removed_loses_no_update(daemon: Daemon) -> None:
+def test_a_lock_table_that_is_removed_loses_no_update(watchful: Daemon) -> None:
     """A worker that is killed then, and replaced, must not write under another lock."""
+    daemon = watchful
     path = daemon.directory / "smtp_scache.sessions"
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"old", b"session")) == OK
@@ -131,14 +139,15 @@ def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
         "tlsmgr_worker_processes=1",
         "smtp_tls_session_cache_database=btree:${data_directory}/private/cache",
         "smtpd_tls_session_cache_database=btree:${data_directory}/cache",
+        sabotage=WATCHFUL,
     )
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(update(b"smtp", b"id", b"of smtp")) == OK
         assert connection.ask(update(b"smtpd", b"id", b"of smtpd")) == OK
-        workers = daemon.workers()
-        (daemon.directory / "lmtp_scache.sessions").unlink()
-        daemon.wait_for_log("lmtp_scache.sessions was damaged or removed")
-        wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")
+    workers = daemon.workers()
+    (daemon.directory / "lmtp_scache.sessions").unlink()
+    daemon.wait_for_log("lmtp_scache.sessions was damaged or removed")
+    wait_for(lambda: not set(daemon.workers()) & set(workers), "new workers")
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(lookup(b"smtp", b"id")) == found(b"of smtp")
         assert connection.ask(lookup(b"smtpd", b"id")) == found(b"of smtpd")
@@ -198,7 +207,7 @@ def removed(directory: Path) -> bool:
 
 def test_a_directory_that_is_gone(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     place = tmp_path / "data"
-    daemon = make_daemon("tlsmgr_worker_processes=2", f"data_directory={place}")
+    daemon = make_daemon("tlsmgr_worker_processes=2", f"data_directory={place}", sabotage=WATCHFUL)
     wait_for(lambda: removed(place), "nobody makes a file there for a moment")
     deaths = 0
     for number in range(100):

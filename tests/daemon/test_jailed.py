@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.daemon_process import WATCHFUL
 from support.master_child import NEEDS_POSTFIX, PATIENCE, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import (
@@ -35,7 +36,7 @@ def jailed() -> Iterator[MasterChild]:
     """One worker, in the jail, with everything due every other second."""
     child = MasterChild(
         options=("-l", "-t", "unix", "-V", "-u", "-c"),
-        prelude=SHORT_LIVES + FAULTS,
+        prelude=SHORT_LIVES + SHORT_DRAIN + WATCHFUL + FAULTS,
         tlsmgr_cf=ONE_WORKER,
         parameters={
             "smtp_tls_session_cache_timeout": "2s",
@@ -57,6 +58,11 @@ SHORT_LIVES = """
 from tlsmgr.config import caches
 
 caches.SHORTEST_TIMEOUT = 1
+"""
+SHORT_DRAIN = """
+from tlsmgr.processes import worker
+
+worker.DRAIN_TIME = 0.5
 """
 FAULTS = """
 from tlsmgr.sessions.sweep import Sweep

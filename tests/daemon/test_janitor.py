@@ -8,13 +8,17 @@ import time
 
 import psutil
 from support.cache_files import empty_all_branches
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.raw_client import OK, Connection, data_of, lookup, seed, update
 
 OFTEN = """
 from tlsmgr.sessions import sweep
 run = sweep.Sweep.run
 sweep.Sweep.run = lambda self, now: min(run(self, now), 0.1)
+"""
+REPLACED_SOON = """
+from tlsmgr.processes import restarts
+restarts.LONGEST_PAUSE = 0.1
 """
 SLOW = """
 from tlsmgr.sessions import sweep
@@ -53,7 +57,7 @@ def janitor_of(daemon: Daemon) -> psutil.Process:
 
 def test_damaged_pages_end_the_janitor_alone(make_daemon: MakeDaemon) -> None:
     """The file is made new, and all goes on."""
-    daemon = make_daemon(*ONE_CACHE, sabotage=OFTEN)
+    daemon = make_daemon(*ONE_CACHE, sabotage=REPLACED_SOON + WATCHFUL + OFTEN)
     fill(daemon, 2000)
     empty_all_branches(daemon.directory / "smtp_scache.sessions")
     daemon.wait_for_log(r"warning: janitor pid \d+ killed by signal 6")
@@ -73,7 +77,7 @@ def test_damaged_pages_end_the_janitor_alone(make_daemon: MakeDaemon) -> None:
 
 def test_a_janitor_that_is_killed_is_replaced(make_daemon: MakeDaemon) -> None:
     """Its files are sound, and its successor makes none new; it still watches and sweeps."""
-    daemon = make_daemon(*ONE_CACHE, sabotage=OFTEN + SLOW)
+    daemon = make_daemon(*ONE_CACHE, sabotage=REPLACED_SOON + WATCHFUL + OFTEN + SLOW)
     fill(daemon, 200)
     workers = daemon.workers()
     victim = janitor_of(daemon)

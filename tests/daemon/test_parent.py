@@ -10,7 +10,7 @@ import time
 
 import psutil
 from support.daemon_clients import ask_all
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.live_processes import sockets_of
 from support.raw_client import OK, Connection, data_of, found, lookup, policy, seed, tktkey, update
 
@@ -272,8 +272,9 @@ def test_seeds_and_policies_are_served_right_after_the_start(make_daemon: MakeDa
     assert len(daemon.worker_pids()) == 4
 
 
-def test_workers_that_are_retired_go_without_a_word(daemon: Daemon) -> None:
+def test_workers_that_are_retired_go_without_a_word(make_daemon: MakeDaemon) -> None:
     """They are replaced when a session file was made again, and clients get the new ones."""
+    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=WATCHFUL)
     before = daemon.worker_pids()
     (daemon.directory / "lmtp_scache.sessions").unlink()
     wait_for(lambda: not daemon.worker_pids() & before, "other workers")
@@ -285,10 +286,7 @@ def test_workers_that_are_retired_go_without_a_word(daemon: Daemon) -> None:
 
 def test_workers_that_drain_keep_no_successor_from_starting(make_daemon: MakeDaemon) -> None:
     """A file is made new again and again, while clients stay with the workers of the old ones."""
-    daemon = make_daemon(
-        "tlsmgr_worker_processes=1",
-        sabotage="from tlsmgr.processes import filewatch; filewatch.WATCH_INTERVAL = 0.2",
-    )
+    daemon = make_daemon("tlsmgr_worker_processes=1", sabotage=WATCHFUL)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(Connection(daemon.socket_path))

@@ -32,6 +32,9 @@ _OPEN = (
     "import sys; from tlsmgr import standalone; standalone._forbid_dumps = lambda: None;"
     " sys.exit(standalone.main())"
 )
+WATCHFUL = "from tlsmgr.processes import filewatch; filewatch.WATCH_INTERVAL = 0.2\n"
+"""Sabotage: the janitor looks at the session files ten times as often."""
+
 PROGRAM = ["-m", "tlsmgr.standalone"] if os.geteuid() == 0 else ["-c", _OPEN]
 """The daemon. Tests that are not run by root could not look at its descriptors and memory in /proc
 if it forbade dumps."""
