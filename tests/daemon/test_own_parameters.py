@@ -8,6 +8,7 @@ import pytest
 from support.daemon_clients import ask
 from support.daemon_process import MakeDaemon
 from support.raw_client import data_of, policy, policy_is, seed
+from support.settled_files import write_settled
 
 from tlsmgr.config.parameters import OURS
 
@@ -22,7 +23,7 @@ MISTAKES = {
 def test_a_wrong_tlsmgr_cf_stops_nothing(
     make_daemon: MakeDaemon, tmp_path: Path, mistake: str
 ) -> None:
-    (tmp_path / "tlsmgr.cf").write_text(MISTAKES[mistake])
+    write_settled(tmp_path / "tlsmgr.cf", MISTAKES[mistake])
     daemon = make_daemon(arguments=("-c", str(tmp_path)))
     assert len(data_of(ask(daemon.socket_path, seed(5)), b"seed")) == 5
     assert ask(daemon.socket_path, policy(b"smtp")) == policy_is(1, 3600)

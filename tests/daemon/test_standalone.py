@@ -14,6 +14,7 @@ from support.checkout import CHECKOUT
 from support.daemon_clients import accepts, ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.raw_client import data_of, policy, policy_is, seed
+from support.settled_files import write_settled
 from support.standalone_program import fatal_line, run
 
 from tlsmgr import standalone
@@ -108,11 +109,12 @@ def test_a_bad_value_of_a_parameter_of_ours_is_an_error_and_the_default_holds(
 
 
 def test_a_directory_with_main_cf_and_tlsmgr_cf(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    (tmp_path / "main.cf").write_text(
+    write_settled(
+        tmp_path / "main.cf",
         "smtp_tls_session_cache_database = btree:${data_directory}/smtp\n"
-        "smtp_tls_session_cache_timeout = 10m\n"
+        "smtp_tls_session_cache_timeout = 10m\n",
     )
-    (tmp_path / "tlsmgr.cf").write_text("tlsmgr_worker_processes = 3\n")
+    write_settled(tmp_path / "tlsmgr.cf", "tlsmgr_worker_processes = 3\n")
     daemon = make_daemon(arguments=("-c", os.path.relpath(tmp_path)))
     assert len(daemon.workers()) == 3
     assert ask(daemon.socket_path, policy(b"smtp")) == policy_is(1, 600)
@@ -122,7 +124,7 @@ def test_a_directory_with_main_cf_and_tlsmgr_cf(make_daemon: MakeDaemon, tmp_pat
 
 
 def test_a_directory_with_tlsmgr_cf_alone(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    (tmp_path / "tlsmgr.cf").write_text("tlsmgr_worker_processes = 1\n")
+    write_settled(tmp_path / "tlsmgr.cf", "tlsmgr_worker_processes = 1\n")
     daemon = make_daemon("tlsmgr_worker_processes=2", arguments=("-c", str(tmp_path)))
     assert len(daemon.workers()) == 2, "-o goes before the file"
     assert ask(daemon.socket_path, policy(b"lmtp")) == policy_is(1, 3600)
@@ -134,9 +136,10 @@ def test_an_empty_directory(make_daemon: MakeDaemon, tmp_path: Path) -> None:
 
 
 def test_directories_that_main_cf_names(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    (tmp_path / "main.cf").write_text(
+    write_settled(
+        tmp_path / "main.cf",
         f"queue_directory = {tmp_path}/queue\ndata_directory = {tmp_path}/data\n"
-        "smtpd_tls_session_cache_database = btree:${data_directory}/smtpd\n"
+        "smtpd_tls_session_cache_database = btree:${data_directory}/smtpd\n",
     )
     daemon = make_daemon(arguments=("-c", str(tmp_path)))
     assert daemon.socket_path == f"{tmp_path}/queue/private/tlsmgr"
@@ -151,7 +154,7 @@ def test_no_directory(idle: Daemon, tmp_path: Path) -> None:
 
 
 def test_a_slip_in_main_cf(idle: Daemon, tmp_path: Path) -> None:
-    (tmp_path / "main.cf").write_text("smtp_tls_session_cache_timeout = 10x\n")
+    write_settled(tmp_path / "main.cf", "smtp_tls_session_cache_timeout = 10x\n")
     assert "smtp_tls_session_cache_timeout" in fatal_line(run(idle, "-c", str(tmp_path)))
 
 

@@ -28,6 +28,7 @@ from support.raw_client import (
     policy,
     update,
 )
+from support.settled_files import write_settled
 
 from tlsmgr.log import INFO
 from tlsmgr.logsockets import Postlog
@@ -249,7 +250,7 @@ def test_in_a_system() -> None:
                 "smtp_tls_session_cache_timeout": "bad, and overridden",
             },
         )
-        (postfix.config / "tlsmgr.cf").write_text("tlsmgr_worker_processes = 3\n")
+        write_settled(postfix.config / "tlsmgr.cf", "tlsmgr_worker_processes = 3\n")
         with postfix:
             with Connection(str(postfix.socket)) as connection:
                 assert b"\x007200\0" in connection.ask(policy(b"smtp"))
@@ -277,7 +278,7 @@ def test_in_a_system() -> None:
 def test_wake_ups_of_master() -> None:
     """The first comes as soon as a client has started the service; master is content."""
     with launcher() as path, PostfixInstance(tlsmgr=path) as postfix:
-        (postfix.config / "tlsmgr.cf").write_text("tlsmgr_statistics_interval = 1s\n")
+        write_settled(postfix.config / "tlsmgr.cf", "tlsmgr_statistics_interval = 1s\n")
         with Connection(str(postfix.socket)) as connection:
             assert connection.ask(policy(b"smtp"))
             postfix.wait_log(r"statistics: .*wakeups=1( |$)")

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import pytest
 from support.postfix_instance import PostfixInstance, postfix_missing, wait_until
+from support.settled_files import write_settled
 from support.switching_systems import (
     answers,
     append,
@@ -232,8 +233,7 @@ def test_a_main_cf_that_neither_accepts(scratch: Path) -> None:
     with private(make_farm(scratch / "other")) as system:
         assert switch(system, "enable").status == 0
         main_cf = system.config / "main.cf"
-        main_cf.write_text(f"{main_cf.read_text()}tls_random_bytes = many\n")
-        os.utime(main_cf, (0, 0))
+        write_settled(main_cf, f"{main_cf.read_text()}tls_random_bytes = many\n")
         reload(system)
         reason = "bad numerical configuration: tls_random_bytes = many"
         assert not answers(system, 1.0)

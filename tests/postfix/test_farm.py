@@ -15,6 +15,7 @@ import pytest
 from support.farm_secret import DAY, EXAMPLE_KEY, file_text, write
 from support.launcher import launcher
 from support.postfix_instance import PostfixInstance, need_postfix
+from support.settled_files import write_settled
 
 VERSIONS = ["tls1_2", "tls1_3"]
 T = 3600
@@ -31,7 +32,7 @@ def host(secret_file: Path) -> Iterator[PostfixInstance]:
         postfix = PostfixInstance(tlsmgr=path, mail=True, chroot=True)
         copy = postfix.config / "farm.secret"
         shutil.copy(secret_file, copy)
-        (postfix.config / "tlsmgr.cf").write_text(f"tlsmgr_farm_secret_file = {copy}\n")
+        write_settled(postfix.config / "tlsmgr.cf", f"tlsmgr_farm_secret_file = {copy}\n")
         with postfix:
             yield postfix
             assert postfix.log_lines("warning:|error:|fatal:|panic:") == []

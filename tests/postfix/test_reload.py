@@ -188,11 +188,13 @@ def test_stop(postfix: PostfixInstance) -> None:
     before = exchange_file(postfix)
     with Connection(str(postfix.socket)) as silent, Connection(str(postfix.socket)) as slow:
         slow.send(b"request\0poli")
+        postfix.postfix("stop")
         assert postfix.stop() == []
         assert silent.read_to_end() == slow.read_to_end() == b""
     assert postfix.processes() == []
     wait_until(lambda: not shared_memory_names() - names, PATIENCE)
     assert exchange_file(postfix) != before
-    postfix.start()
+    postfix.postfix("start")
+    postfix.note_group()
     postfix.deliver(2)
     assert postfix.log_lines("throttling|panic:|fatal:|Traceback") == []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.postfix_instance import PostfixInstance, postfix_missing, wait_until
+from support.settled_files import write_settled
 from support.switching_systems import (
     ROOT,
     answers,
@@ -183,18 +184,18 @@ def test_a_mistake_in_main_cf_is_found_before_anything_is_changed(farm: Path) ->
     with private(farm) as system:
         main_cf = system.config / "main.cf"
         good, before = main_cf.read_text(), master_cf(system)
-        main_cf.write_text(f"{good}tls_random_bytes = many\n")
+        write_settled(main_cf, f"{good}tls_random_bytes = many\n")
         reason = "bad numerical configuration: tls_random_bytes = many"
         assert switch(system, "enable").fatal() == f"test start failed: {reason}"
         assert master_cf(system) == before
-        main_cf.write_text(good)
+        write_settled(main_cf, good)
         assert answers(system)
 
 
 def test_a_mistake_in_tlsmgr_cf_is_shown_and_stops_nothing(farm: Path) -> None:
     with private(farm) as system:
         name = "smtp_tls_session_cache_entry_limit"
-        (system.config / "tlsmgr.cf").write_text(f"{name} = many\nsmtp_entry_limit = 5\n")
+        write_settled(system.config / "tlsmgr.cf", f"{name} = many\nsmtp_entry_limit = 5\n")
         outcome = switch(system, "enable")
         assert outcome.status == 0, outcome.text
         path = f"{system.config}/tlsmgr.cf"

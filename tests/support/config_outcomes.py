@@ -8,11 +8,11 @@ import os
 import re
 import socket
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.settled_files import write_settled
 
 from tlsmgr.config.accounts import check, look_up
 from tlsmgr.config.caches import cache_places, cache_settings, session_timeout
@@ -42,8 +42,7 @@ def main_cf(directory: Path, name: str, content: str) -> Path:
     )
     path = directory / name
     path.mkdir()
-    (path / "main.cf").write_bytes((base + content).encode(errors="surrogateescape"))
-    os.utime(path / "main.cf", (time.time() - 100, time.time() - 100))
+    write_settled(path / "main.cf", base + content)
     return path
 
 

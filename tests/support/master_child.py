@@ -19,7 +19,6 @@ import signal
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,6 +35,7 @@ from support.postfix_sandbox import (
     postfix_missing,
     wait_until,
 )
+from support.settled_files import write_settled
 from support.stock_tlsmgr import ABOVE_ALL
 
 TAKEN, AVAIL = 0, 1
@@ -115,11 +115,10 @@ class MasterChild(PostfixSandbox):
         """Write main.cf, and tlsmgr.cf if there are parameters for it."""
         super().write_main_cf()
         path = self.config / "main.cf"
-        path.write_text(path.read_text() + self.main_cf_lines)
-        os.utime(path, (time.time() - 60,) * 2)
+        write_settled(path, path.read_text() + self.main_cf_lines)
         if self.tlsmgr_cf:
             text = "".join(f"{name} = {value}\n" for name, value in self.tlsmgr_cf.items())
-            (self.config / "tlsmgr.cf").write_text(text)
+            write_settled(self.config / "tlsmgr.cf", text)
 
     @property
     def pid(self) -> int:

@@ -19,6 +19,8 @@ import contextlib
 import datetime
 import os
 import re
+import shutil
+import signal
 import smtplib
 import socket
 import subprocess
@@ -81,6 +83,16 @@ MAIL_MAIN_CF = {
     "smtpd_peername_lookup": "no",
 }
 
+_OWN = ("postfix", "root", 0o700)
+QUEUE = {
+    **dict.fromkeys(("active", "bounce", "corrupt", "defer", "deferred", "flush"), _OWN),
+    **dict.fromkeys(("hold", "incoming", "private", "saved", "trace"), _OWN),
+    "maildrop": ("postfix", "postdrop", 0o730),
+    "public": ("postfix", "postdrop", 0o710),
+    "pid": ("root", "root", 0o755),
+}
+"""Owner, group and mode of the directories of a queue, as in Postfix's file postfix-files."""
+
 
 def need_postfix(*map_types: str) -> None:
     """Skip the test, with the reason, where no private Postfix with these table types can run."""
@@ -90,7 +102,11 @@ def need_postfix(*map_types: str) -> None:
 
 @dataclass(kw_only=True, eq=False)
 class PostfixInstance(PostfixSandbox):
-    """A system started by `postfix -c DIR start`; `port` accepts mail, `sink_port` is the sink."""
+    """A system under master(8); `port` accepts mail, `sink_port` is the sink.
+
+    It is started and stopped as by the script of postfix(1), without that script's checks, which
+    take a second. `postfix("start")` and `postfix("stop")` are the real ones.
+    """
 
     tlsmgr: str = "tlsmgr"  # command and arguments in master.cf; an absolute path is fine
     chroot: bool = False  # of the tlsmgr service
@@ -124,17 +140,32 @@ class PostfixInstance(PostfixSandbox):
         """Write the configuration and start. Raises RuntimeError with Postfix's output."""
         self.write_main_cf()
         (self.config / "master.cf").write_text(self.master_cf)
+        self._make_queue()
+        master = os.path.join(daemon_directory(), "master")
         try:
-            self.postfix("start")
+            if self._failure([master, "-w", "-c", str(self.config)]) is not None:
+                self.postfix("start")  # which says why, as master(8) does not
         finally:  # stop() must find the processes that a failed start leaves
-            with contextlib.suppress(FileNotFoundError):
-                self._groups.add(self.master_pid())
+            self.note_group()
+
+    def note_group(self) -> None:
+        """Have `stop` and `processes` know the processes of the master(8) that runs now."""
+        with contextlib.suppress(FileNotFoundError):
+            self._groups.add(self.master_pid())
+
+    def _make_queue(self) -> None:
+        """Make the directories that Postfix wants, as `postfix start` does."""
+        for name, (owner, group, mode) in QUEUE.items():
+            directory = self.queue / name
+            directory.mkdir(exist_ok=True)
+            shutil.chown(directory, owner, group)
+            directory.chmod(mode)
 
     def stop(self) -> list[str]:
         """Stop and wait until all processes are gone; return the names of those killed."""
         if any(process.pid in self._groups for process in self.processes()):
-            with contextlib.suppress(RuntimeError):  # master(8) may be dying by itself
-                self.postfix("stop")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may be dying
+                os.kill(self.master_pid(), signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             wait_until(lambda: not self.processes(), STOP_LIMIT)
         names = []
@@ -147,17 +178,22 @@ class PostfixInstance(PostfixSandbox):
 
     def postfix(self, command: str) -> None:
         """Run `postfix -c DIR COMMAND`. Raises RuntimeError if it fails."""
+        failure = self._failure(["postfix", "-c", str(self.config), command])
+        if failure is not None:
+            raise RuntimeError(f"postfix {command} failed\n{failure}{self.log()}")
+
+    def _failure(self, command: list[str]) -> str | None:
+        """Run a command; return None, or what it printed if it failed."""
         with tempfile.TemporaryFile("w+") as output:  # no pipe: master(8) could keep it open
             run = subprocess.run(
-                ["postfix", "-c", str(self.config), command],
+                command,
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
             output.seek(0)
-            if run.returncode != 0:
-                raise RuntimeError(f"postfix {command} failed\n{output.read()}{self.log()}")
+            return output.read() if run.returncode else None
 
     def master_pid(self) -> int:
         """Return the process id of master(8)."""

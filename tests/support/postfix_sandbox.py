@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from support.settled_files import write_settled
+
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"}
 STOP_LIMIT = 15.0  # seconds; `postfix stop` itself resorts to force after 5
 
@@ -45,7 +47,7 @@ def postfix_missing(*map_types: str) -> str | None:
     if shutil.which("postfix", path=ENVIRONMENT["PATH"]) is None:
         return "Postfix is not installed"
     with tempfile.TemporaryDirectory(prefix="pf-") as config:  # not the configuration of the host
-        Path(config, "main.cf").touch()
+        write_settled(Path(config, "main.cf"), "")
         missing = set(map_types) - set(postconf("-c", config, "-m").split())
     return f"Postfix lacks the table type {', '.join(sorted(missing))}" if missing else None
 
@@ -136,10 +138,9 @@ class PostfixSandbox:
             shutil.rmtree(directory, ignore_errors=True)
 
     def write_main_cf(self) -> None:
-        """Write self.main_cf with an old time stamp: Postfix waits up to 2 s for a new file."""
-        path = self.config / "main.cf"
-        path.write_text("".join(f"{name} = {value}\n" for name, value in self.main_cf.items()))
-        os.utime(path, (time.time() - 60,) * 2)
+        """Write self.main_cf."""
+        text = "".join(f"{name} = {value}\n" for name, value in self.main_cf.items())
+        write_settled(self.config / "main.cf", text)
 
     def log(self) -> str:
         """Return the log so far."""

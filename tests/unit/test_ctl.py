@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.checkout import CHECKOUT
 from support.postfix_instance import StockTlsmgr, postfix_missing
+from support.settled_files import write_settled
 
 from tlsmgr.client import Client
 from tlsmgr.ctl import place
@@ -156,7 +157,7 @@ def postfix(tmp_path: Path) -> Iterator[dict[str, str]]:
         pytest.skip("Postfix is not installed")
     queue = tmp_path / "queue"
     (queue / "private").mkdir(parents=True)
-    (tmp_path / "main.cf").write_text(f"base = {tmp_path}\nqueue_directory = $base/queue\n")
+    write_settled(tmp_path / "main.cf", f"base = {tmp_path}\nqueue_directory = $base/queue\n")
     (tmp_path / "master.cf").write_text("tlsmgr unix - - y 1000? 1 tlsmgr-prefork -v\n")
     tmp_path.chmod(0o755)
     yield {"MAIL_CONFIG": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 from support.checkout import CHECKOUT
+from support.settled_files import write_settled
 
 from tlsmgr import standalone
 from tlsmgr.config.load import load
@@ -163,7 +164,7 @@ def test_tlsmgr_cf_examples_are_valid(tmp_path: Path) -> None:
     )
     assert len(examples) > 1
     for example in examples:
-        (tmp_path / "tlsmgr.cf").write_text(example)
+        write_settled(tmp_path / "tlsmgr.cf", example)
         conf = load(str(tmp_path), pytest.fail, pytest.fail, optional=True)
         assert conf.number("tlsmgr_worker_processes") in (1, 4)
 

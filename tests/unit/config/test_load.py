@@ -1,23 +1,17 @@
 """The loader: which file says what, who wins, what is frozen, and when a file may be missing."""
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.settled_files import write_settled
 
 from tlsmgr.config.load import Configuration, directory_of, load
 from tlsmgr.config.parameters import CACHE_TYPES, PARAMETERS
 from tlsmgr.log import Fatal
-
-
-def write(path: Path, content: str) -> None:
-    """A file at rest, so that it is read once."""
-    path.write_bytes(content.encode(errors="surrogateescape"))
-    os.utime(path, (time.time() - 100, time.time() - 100))
 
 
 def load_texts(
@@ -28,9 +22,9 @@ def load_texts(
     defaults: Mapping[str, str] | None = None,
 ) -> tuple[Configuration, list[str]]:
     """The configuration from two texts, and the warnings."""
-    write(directory / "main.cf", main_cf)
+    write_settled(directory / "main.cf", main_cf)
     if tlsmgr_cf is not None:
-        write(directory / "tlsmgr.cf", tlsmgr_cf)
+        write_settled(directory / "tlsmgr.cf", tlsmgr_cf)
     warnings: list[str] = []
     conf = load(
         str(directory), warnings.append, pytest.fail, overrides=options, defaults=defaults or {}
@@ -168,7 +162,7 @@ def test_a_missing_main_cf_is_fatal_unless_it_is_optional(tmp_path: Path) -> Non
 
 
 def test_names_of_the_process(tmp_path: Path) -> None:
-    write(
+    write_settled(
         tmp_path / "main.cf",
         "service_name = x\nprocess_id = 1\ntls_random_source = "
         "$process_name,$service_name,$process_id\nsyslog_name = [$process_id]$service_name\n",

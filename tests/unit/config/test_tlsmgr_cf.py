@@ -1,11 +1,11 @@
 """The parameters of our own: a mistake in them is a line in the log, and the default holds."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.settled_files import write_settled
 
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.config.parameters import CACHE_TYPES, OURS
@@ -18,10 +18,9 @@ Outcome = tuple[Configuration, list[str], list[str]]
 
 
 def write(path: Path, content: str) -> None:
-    """A file at rest, so that it is read once."""
-    path.write_text(content)
+    """A file that only its owner can write."""
+    write_settled(path, content)
     path.chmod(0o644)
-    os.utime(path, (time.time() - 100, time.time() - 100))
 
 
 def load_directory(directory: Path, *options: str) -> Outcome:

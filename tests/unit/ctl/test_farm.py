@@ -21,6 +21,7 @@ from support.farm_secret import (
     today,
     write,
 )
+from support.settled_files import write_settled
 
 from tlsmgr.ctl.farm import view
 from tlsmgr.farm import secret_file
@@ -53,7 +54,9 @@ def expect_failure(run: Run, reason: str) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """The secret file of the configuration in tmp_path; there is none yet."""
-    (tmp_path / "tlsmgr.cf").write_text("tlsmgr_farm_secret_file = $config_directory/farm.secret\n")
+    write_settled(
+        tmp_path / "tlsmgr.cf", "tlsmgr_farm_secret_file = $config_directory/farm.secret\n"
+    )
     return tmp_path / "farm.secret"
 
 
@@ -102,7 +105,7 @@ def test_advance(path: Path, tmp_path: Path) -> None:
 
 def test_advance_keeps_what_long_lived_tickets_need(path: Path, tmp_path: Path) -> None:
     write(path, file_text({"2026-01-01": EXAMPLE_KEY}))
-    (tmp_path / "main.cf").write_text("smtpd_tls_session_cache_timeout = 20d\n")
+    write_settled(tmp_path / "main.cf", "smtpd_tls_session_cache_timeout = 20d\n")
     expect_done(ctl(tmp_path, "advance", path))
     now = int(time.time())
     (only,) = secret_file.read(str(path), now // DAY)
@@ -111,7 +114,7 @@ def test_advance_keeps_what_long_lived_tickets_need(path: Path, tmp_path: Path) 
 
 def test_advance_without_tickets(path: Path, tmp_path: Path) -> None:
     write(path, file_text({"2026-01-01": EXAMPLE_KEY}))
-    (tmp_path / "main.cf").write_text("smtpd_tls_session_cache_timeout = 0\n")
+    write_settled(tmp_path / "main.cf", "smtpd_tls_session_cache_timeout = 0\n")
     expect_done(ctl(tmp_path, "advance", path))
     now = int(time.time())
     (only,) = secret_file.read(str(path), now // DAY)
@@ -136,11 +139,11 @@ def test_a_bad_file_is_one_line_and_stays(path: Path, tmp_path: Path, arguments:
 def test_the_configuration(tmp_path: Path) -> None:
     reason = f"{tmp_path}/tlsmgr.cf: tlsmgr_farm_secret_file is not set"
     expect_failure(ctl(tmp_path), reason)
-    (tmp_path / "main.cf").write_text("smtpd_tls_session_cache_timeout = 5x\n")
+    write_settled(tmp_path / "main.cf", "smtpd_tls_session_cache_timeout = 5x\n")
     reason = "parameter smtpd_tls_session_cache_timeout: bad time value or unit: 5x"
     expect_failure(ctl(tmp_path), reason)
     (tmp_path / "main.cf").unlink()
-    (tmp_path / "tlsmgr.cf").write_text("tlsmgr_farm_secret_file = farm\n")
+    write_settled(tmp_path / "tlsmgr.cf", "tlsmgr_farm_secret_file = farm\n")
     run = ctl(tmp_path)
     assert run.returncode == 1
     assert 'not an absolute path: "farm"; using the default (empty)' in run.stderr
