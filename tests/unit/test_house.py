@@ -27,7 +27,7 @@ FLOORS = (
     },
     {"processes"},
     {"service"},
-    {"sessions", "tickets", "prng", "farm", "stats", "config"},
+    {"sessions", "tickets", "prng", "farm", "stats", "status_object", "config"},
     {"wire", "shm", "log", "logsockets"},
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.
