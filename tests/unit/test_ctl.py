@@ -21,6 +21,7 @@ from support.settled_files import write_settled
 
 from tlsmgr.client import Client
 from tlsmgr.ctl import place
+from tlsmgr.ctl.main import COMMANDS, DEFAULT_COMMAND, parse
 
 COMMAND = [sys.executable, "-m", "tlsmgr.ctl.main"]
 ROOT = CHECKOUT
@@ -166,7 +167,7 @@ def postfix(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_the_postfix_that_has_ours_enabled_comes_first(postfix: dict[str, str]) -> None:
     socket_path = f"{postfix['MAIL_CONFIG']}/queue/private/tlsmgr"
-    assert place.default_socket(postfix) == socket_path
+    assert place.find(postfix).socket == socket_path
     expect_failure(ctl("policy", "smtp", stdin=b"", **postfix), 1, f"connect to {socket_path}: ")
 
 
@@ -174,25 +175,23 @@ def test_the_postfix_that_has_ours_enabled_comes_first(postfix: dict[str, str]) 
 def test_a_postfix_that_does_not_use_ours(postfix: dict[str, str], command: str | None) -> None:
     line = f"tlsmgr unix - - y 1000? 1 {command}\n" if command else ""
     Path(postfix["MAIL_CONFIG"], "master.cf").write_text(line)
-    assert place.default_socket(postfix) == place.standalone_socket(postfix)
+    assert place.find(postfix) == place.standalone(postfix)
 
 
 def test_a_postfix_that_may_not_be_asked(
     postfix: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    own = Path(place.standalone_socket(postfix))
-    assert place.default_socket(postfix) == place.postfix_socket(postfix)
+    own = Path(place.standalone(postfix).socket)
+    assert place.find(postfix) == place.enabled_postfix(postfix)
     own.parent.mkdir(parents=True)
     own.write_text("")
-    assert place.default_socket(postfix) == str(own)
+    assert place.find(postfix).socket == str(own)
 
 
 def test_without_postfix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(place, "SEARCH_PATH", str(tmp_path))
-    assert (
-        place.default_socket({"HOME": "/h", "XDG_STATE_HOME": "/s"}) == "/s/tlsmgr/private/tlsmgr"
-    )
+    assert place.find({"HOME": "/h", "XDG_STATE_HOME": "/s"}).socket == "/s/tlsmgr/private/tlsmgr"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="acts as a user who may not enter a directory")
@@ -205,6 +204,53 @@ def test_a_directory_that_may_not_be_entered(tmp_path: Path) -> None:
     finally:
         closed.rmdir()
     expect_failure(run, 1, f"connect to {closed}/socket: Permission denied")
+
+
+def test_a_directory_of_postfix(postfix: dict[str, str]) -> None:
+    """It need not have ours enabled, nor be the default one."""
+    directory = postfix.pop("MAIL_CONFIG")
+    Path(directory, "master.cf").write_text("tlsmgr unix - - y 1000? 1 tlsmgr\n")
+    found = place.find(postfix, directory)
+    assert found == place.Instance(f"{directory}/queue/private/tlsmgr", directory, True)
+    run = ctl("-c", directory, "policy", "smtp")
+    expect_failure(run, 1, f"connect to {found.socket}: ")
+    assert ctl("policy", "-c", directory, "smtp").stderr == run.stderr
+
+
+def test_of_several_postfixes_the_one_that_has_ours_enabled(postfix: dict[str, str]) -> None:
+    second = Path(postfix["MAIL_CONFIG"], "second")
+    default = second.with_name("default")
+    for directory, command in ((default, "tlsmgr"), (second, "tlsmgr-prefork")):
+        directory.mkdir()
+        queue = f"queue_directory = {directory}/queue\n"
+        others = f"multi_instance_directories = {second}\n"
+        (directory / "main.cf").write_text(queue + others)
+        (directory / "master.cf").write_text(f"tlsmgr unix - - y 1000? 1 {command}\n")
+    found = place.enabled_postfix({**postfix, "MAIL_CONFIG": str(default)})
+    assert found == place.Instance(f"{second}/queue/private/tlsmgr", str(second), True)
+
+
+def test_a_directory_of_tlsmgr_start(tmp_path: Path) -> None:
+    environment = {"XDG_STATE_HOME": "/s"}
+    found = place.find(environment, str(tmp_path))
+    assert found == place.Instance("/s/tlsmgr/private/tlsmgr", str(tmp_path), False)
+    (tmp_path / "main.cf").write_text("queue_directory = $config_directory/q\n")
+    assert place.find(environment, str(tmp_path)).socket == f"{tmp_path}/q/private/tlsmgr"
+
+
+@pytest.mark.parametrize("content", [None, "junk"])
+def test_a_directory_that_cannot_be_read(tmp_path: Path, content: str | None) -> None:
+    directory = tmp_path / "config"
+    if content is not None:
+        directory.mkdir()
+        (directory / "main.cf").write_text(content)
+    expect_failure(ctl("-c", directory, "seed", "32"), 1, f"-c {directory}: ")
+
+
+def test_without_a_command_it_is_status() -> None:
+    if DEFAULT_COMMAND not in COMMANDS:
+        pytest.skip("the command `status` is not here yet")
+    assert parse([]).command == parse(["-c", "/etc"]).command == DEFAULT_COMMAND
 
 
 # Mistakes of an operator
@@ -292,7 +338,6 @@ def test_help_of_each_request(request_name: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([], "REQUEST"),
         (["frob"], "frob"),
         (["policy"], "TYPE"),
         (["lookup", "smtp"], "ID"),

@@ -19,7 +19,7 @@ from support.settled_files import write_settled
 from tlsmgr import standalone
 from tlsmgr.config.load import load
 from tlsmgr.config.parameters import OURS, PARAMETERS
-from tlsmgr.ctl.main import _parser as ctl_parser
+from tlsmgr.ctl.main import command_line as ctl_parser
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS
 from tlsmgr.install.__main__ import COMMANDS
 from tlsmgr.install.__main__ import options as switching_options

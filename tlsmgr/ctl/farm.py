@@ -5,9 +5,9 @@ digits of its name, which must be equal on all hosts. `new` makes a secret file,
 the secrets in one by those of today and later. It works on the file alone, for root as a rule; the
 running daemon is not asked. No secret is ever printed.
 
-The file and the lifetime of tickets are those of the configuration in $MAIL_CONFIG or /etc/postfix;
-without main.cf the lifetime has its default. Warnings about the configuration are left to the
-daemon. A failure is a TlsmgrError with one line.
+The file and the lifetime of tickets are those of the configuration that -c names, or that is in
+$MAIL_CONFIG or /etc/postfix; without main.cf the lifetime has its default. Warnings about the
+configuration are left to the daemon. A failure is a TlsmgrError with one line.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tlsmgr.client import TlsmgrError
 from tlsmgr.config.accounts import look_up
 from tlsmgr.config.caches import session_timeout
 from tlsmgr.config.load import Configuration, directory_of, load
+from tlsmgr.ctl.place import add_directory
 from tlsmgr.farm import secret_file
 from tlsmgr.farm.secret import (
     CLOCK_SKEW,
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(action=_show)
+    add_directory(parser)
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
     for name, summary, action in _ACTIONS:
         child = actions.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace, now: int) -> None:
-    conf = _configuration()
+    conf = _configuration(arguments)
     path, lifetime = conf.text(FILE), _lifetime(conf)
     if not path:
         raise TlsmgrError(f"{conf.directory}/tlsmgr.cf: {FILE} is not set")
@@ -89,7 +91,7 @@ def _new(arguments: argparse.Namespace, now: int) -> None:
 
 def _advance(arguments: argparse.Namespace, now: int) -> None:
     """Tickets that are accepted now, on a host whose clock is behind too, keep their secret."""
-    conf = _configuration()
+    conf = _configuration(arguments)
     lifetime, earliest = _lifetime(conf), now - CLOCK_SKEW
     secrets = _read(conf, arguments.file, now)
     kept = advance(secrets, first_day(earliest, lifetime) if lifetime else earliest // DAY)
@@ -126,12 +128,13 @@ def _fingerprint(secrets: Secrets, slot: int, lifetime: int) -> str:
     return ticket_key(secret, slot, lifetime)[:FINGERPRINT_BYTES].hex()
 
 
-def _configuration() -> Configuration:
+def _configuration(arguments: argparse.Namespace) -> Configuration:
     def report(text: str) -> None:
         print(f"tlsmgrctl: {text}", file=sys.stderr)
 
     try:
-        return load(directory_of(os.environ), _ignore, report, optional=True)
+        directory = arguments.directory or directory_of(os.environ)
+        return load(directory, _ignore, report, optional=True)
     except Fatal as error:
         raise TlsmgrError(error.text) from None
 

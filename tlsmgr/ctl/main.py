@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +19,9 @@ from functools import partial
 from typing import NamedTuple
 
 from tlsmgr import __version__
-from tlsmgr.client import DEFAULT_TIMEOUT, Client, TlsmgrError
-from tlsmgr.ctl import farm, report
-from tlsmgr.ctl.place import default_socket
+from tlsmgr.client import Client, TlsmgrError
+from tlsmgr.ctl import farm, metrics, report, top
+from tlsmgr.ctl.place import add_options, socket_of
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
 NAME = "tlsmgrctl"
@@ -40,14 +39,19 @@ class Command(NamedTuple):
 
 
 COMMANDS: Mapping[str, Command] = {
+    "top": Command(top.SUMMARY, top.add_arguments, top.run),
+    "metrics": Command(metrics.SUMMARY, metrics.add_arguments, metrics.run),
     "farm": Command(farm.SUMMARY, farm.add_arguments, farm.run),
     "report": Command(report.SUMMARY, report.add_arguments, report.run),
 }
 
+DEFAULT_COMMAND = "status"
+
 DESCRIPTION = """\
-Ask a running tlsmgr, the TLS session cache and PRNG manager of Postfix, what the
-mail system's programs ask it. One request, one answer on standard output; binary
-answers in base64 with a newline, or as they are with --raw.
+Show and steer a running tlsmgr, the TLS session cache and PRNG manager of Postfix,
+or ask it what the mail system's programs ask it: seed, policy, lookup, update,
+delete, tktkey. Binary answers are in base64 with a newline, or as they are with
+--raw. Without a command it is `tlsmgrctl status`.
 """
 
 EPILOG = """\
@@ -58,6 +62,7 @@ exit status:
   2    wrong usage
 
 examples:
+  tlsmgrctl
   tlsmgrctl policy smtp
   tlsmgrctl seed 32
   tlsmgrctl update smtp some-id <session.der
@@ -73,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's); return the exit status."""
     try:
         try:
-            return _run(_parser().parse_args(argv))
+            return _run(parse(sys.argv[1:] if argv is None else argv))
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -88,14 +93,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments; without a command those of the default one."""
+    parser = command_line()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        arguments = parser.parse_args([*argv, DEFAULT_COMMAND])
+    return arguments
+
+
 def _run(arguments: argparse.Namespace) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     return run(arguments)
 
 
 def _ask(request: Request, arguments: argparse.Namespace) -> int:
-    socket = arguments.socket or default_socket(os.environ)
-    with Client(socket, arguments.timeout) as client:
+    with Client(socket_of(arguments), arguments.timeout) as client:
         result = request.run(client, arguments)
     with open(1, "wb", closefd=False) as stdout:
         stdout.write(_printable(result, raw=request.binary and arguments.raw))
@@ -113,16 +126,17 @@ def _fail(reason: str) -> int:
     return EXIT_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=NAME,
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_options(parser, None, DEFAULT_TIMEOUT)
+    add_options(parser, are_defaults=True)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="requests", metavar="REQUEST", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name, request in REQUESTS.items():
         _add_request(commands.add_parser(name, help=request.summary), request)
     for name, command in COMMANDS.items():
@@ -147,32 +161,7 @@ def _add_request(parser: argparse.ArgumentParser, request: Request) -> None:
         )
     if request.binary:
         parser.add_argument("--raw", action="store_true", help="print bytes, not base64")
-    _add_options(parser, argparse.SUPPRESS, argparse.SUPPRESS)
-
-
-def _add_options(parser: argparse.ArgumentParser, socket: str | None, timeout: float | str) -> None:
-    """Add the options that may stand before or after the request; those before have defaults."""
-    parser.add_argument(
-        "--socket",
-        metavar="PATH",
-        default=socket,
-        help="the server's UNIX-domain socket (default: that of the Postfix that has this program"
-        " enabled, else that of tlsmgr-start)",
-    )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=timeout,
-        help=f"give up after that time (default: {DEFAULT_TIMEOUT:g})",
-    )
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if (seconds := float(text)) > 0:
-            return seconds
-    raise argparse.ArgumentTypeError(f"not a time in seconds, more than 0: {text}")
+    add_options(parser)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,140 @@
-"""place - the socket of the tlsmgr that tlsmgrctl asks when no ``--socket`` is given.
+"""place - which tlsmgr the commands of tlsmgrctl ask: its socket and its configuration directory
 
-The Postfix of this machine that has this program enabled comes first, then scripts/tlsmgr-start.
-A caller who may not enter Postfix's private directory gets the socket of tlsmgr-start if there is
-one, and else Postfix's, for an error that names the directory. A Postfix that is missing, broken or
-uses its own tlsmgr is no error.
+`--socket` names the socket, `-c` the configuration directory. With neither, the Postfix of this
+machine that has this program enabled comes first, of several instances the first in Postfix's
+order, then scripts/tlsmgr-start. A caller who may not enter Postfix's private directory gets the
+socket of tlsmgr-start if there is one, and else Postfix's, for an error that names the directory. A
+Postfix that is missing, broken or uses its own tlsmgr is then no error.
+
+A directory with a master.cf is Postfix's, any other one that of `tlsmgr-start -c`.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import subprocess
 from collections.abc import Mapping
+from typing import NamedTuple
 
+from tlsmgr.client import DEFAULT_TIMEOUT, TlsmgrError
+from tlsmgr.config.load import load
 from tlsmgr.install.launcher import NAME as COMMAND  # of the tlsmgr service in master.cf
+from tlsmgr.log import Fatal
 
 SEARCH_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin:/bin"
 TIME_LIMIT = 10.0  # seconds for one postconf(1), which takes a hundredth
 
 
-def default_socket(environment: Mapping[str, str]) -> str:
-    """Return the path of the socket."""
-    own, postfix = standalone_socket(environment), postfix_socket(environment)
+class Instance(NamedTuple):
+    """A tlsmgr: where it listens, and where main.cf and tlsmgr.cf are; "" for no such directory."""
+
+    socket: str
+    directory: str
+    is_postfix: bool
+
+
+def add_options(parser: argparse.ArgumentParser, *, are_defaults: bool = False) -> None:
+    """Add the options that say which tlsmgr; those of tlsmgrctl itself have the defaults."""
+    add_directory(parser, are_defaults=are_defaults)
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=None if are_defaults else argparse.SUPPRESS,
+        help="the server's UNIX-domain socket (default: that of CONFIG_DIR)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT if are_defaults else argparse.SUPPRESS,
+        help=f"give up after that time (default: {DEFAULT_TIMEOUT:g})",
+    )
+
+
+def add_directory(parser: argparse.ArgumentParser, *, are_defaults: bool = False) -> None:
+    """Add the option for the configuration directory."""
+    parser.add_argument(
+        "-c",
+        dest="directory",
+        metavar="CONFIG_DIR",
+        default=None if are_defaults else argparse.SUPPRESS,
+        help="the configuration directory of the tlsmgr (default: that of the Postfix that has"
+        " this program enabled, else of tlsmgr-start)",
+    )
+
+
+def socket_of(arguments: argparse.Namespace) -> str:
+    """Return the path of the socket that these options mean. TlsmgrError: there is none."""
+    return arguments.socket or find(os.environ, arguments.directory).socket
+
+
+def find(environment: Mapping[str, str], directory: str | None = None) -> Instance:
+    """Return the tlsmgr of that directory, or the default one. TlsmgrError: there is none."""
+    if directory is not None:
+        return _in_directory(environment, os.path.abspath(directory))
+    own, postfix = standalone(environment), enabled_postfix(environment)
     if postfix is None:
         return own
-    private = os.path.dirname(postfix)
-    return own if not os.access(private, os.X_OK) and os.path.exists(own) else postfix
+    private = os.path.dirname(postfix.socket)
+    return own if not os.access(private, os.X_OK) and os.path.exists(own.socket) else postfix
 
 
-def standalone_socket(environment: Mapping[str, str]) -> str:
+def standalone(environment: Mapping[str, str]) -> Instance:
     """Return where tlsmgr-start listens: below $XDG_STATE_HOME, or ~/.local/state."""
-    state = environment.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # the XDG specification says to ignore such a value
-        state = os.path.expanduser("~/.local/state")
-    return os.path.join(state, "tlsmgr/private/tlsmgr")
+    return Instance(f"{_state(environment)}/private/tlsmgr", "", False)
 
 
-def postfix_socket(environment: Mapping[str, str]) -> str | None:
-    """Return the socket of the Postfix that has this program enabled, None if there is none."""
-    parameters = _postconf(environment, "-x", "-h", "queue_directory", "tlsmgr_service_name")
-    if len(parameters) != 2:
+def enabled_postfix(environment: Mapping[str, str]) -> Instance | None:
+    """Return the Postfix that has this program enabled, None if there is none."""
+    found = _postconf(
+        environment, "-x", "-h", "config_directory", "multi_instance_directories"
+    )  # the second line is empty without further instances
+    default, *others = [*found[:1], *(word for line in found[1:] for word in line.split())] or [""]
+    for directory in (default, *(other for other in others if other != default)):
+        postfix = _postfix(environment, directory) if directory else None
+        if postfix is not None and _command(environment, postfix) == COMMAND:
+            return postfix
+    return None
+
+
+def any_postfix(environment: Mapping[str, str]) -> Instance | None:
+    """Return the default Postfix of this machine, whichever tlsmgr it uses; None without one."""
+    found = _postconf(environment, "-h", "config_directory")
+    return _postfix(environment, found[0]) if found else None
+
+
+def _in_directory(environment: Mapping[str, str], directory: str) -> Instance:
+    if not os.path.isdir(directory):
+        raise TlsmgrError(f"-c {directory}: not a directory")
+    if os.path.lexists(f"{directory}/master.cf"):
+        postfix = _postfix(environment, directory)
+        if postfix is None:
+            raise TlsmgrError(f"-c {directory}: postconf cannot read this configuration")
+        return postfix
+    try:
+        defaults = {"queue_directory": _state(environment)}
+        conf = load(directory, _ignore, _ignore, defaults=defaults, optional=True)
+    except Fatal as error:
+        raise TlsmgrError(f"-c {directory}: {error.text}") from None
+    return Instance(f"{conf.text('queue_directory')}/private/tlsmgr", directory, False)
+
+
+def _postfix(environment: Mapping[str, str], directory: str) -> Instance | None:
+    """Return the Postfix with that directory, whichever tlsmgr it uses; None without postconf."""
+    names = ("queue_directory", "tlsmgr_service_name")
+    found = _postconf(environment, "-c", directory, "-x", "-h", *names)
+    if len(found) != len(names):
         return None
-    queue_directory, service = parameters
-    command = _postconf(environment, "-F", "-h", f"{service}/unix/command")
-    if not command or command[0].split()[:1] != [COMMAND]:
-        return None
-    return f"{queue_directory}/private/{service}"
+    return Instance(f"{found[0]}/private/{found[1]}", directory, True)
+
+
+def _command(environment: Mapping[str, str], postfix: Instance) -> str:
+    """Return the command of the tlsmgr service in master.cf, "" when there is none."""
+    field = f"{os.path.basename(postfix.socket)}/unix/command"
+    found = _postconf(environment, "-c", postfix.directory, "-F", "-h", field)
+    return found[0].partition(" ")[0] if found else ""
 
 
 def _postconf(environment: Mapping[str, str], *arguments: str) -> list[str]:
@@ -62,3 +152,21 @@ def _postconf(environment: Mapping[str, str], *arguments: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return os.fsdecode(run.stdout).splitlines() if run.returncode == 0 else []
+
+
+def _state(environment: Mapping[str, str]) -> str:
+    state = environment.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # the XDG specification says to ignore such a value
+        state = os.path.expanduser("~/.local/state")
+    return os.path.join(state, "tlsmgr")
+
+
+def _ignore(_warning: str) -> None:
+    """Drop a warning about the configuration: the daemon logs it, and `check` shows it."""
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if (seconds := float(text)) > 0:
+            return seconds
+    raise argparse.ArgumentTypeError(f"not a time in seconds, more than 0: {text}")

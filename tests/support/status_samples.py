@@ -1,0 +1,107 @@
+"""status_samples - status objects of a daemon, and a control socket that answers with them
+
+with ControlSocket(path, busy(60)) as control:   # path is that of the service socket
+    ...
+    control.status = busy(61)
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tlsmgr.status_object import (
+    SERVING,
+    Cache,
+    Latency,
+    Prng,
+    Status,
+    TicketKey,
+    Worker,
+    as_json,
+)
+
+
+def busy(seconds: int, workers: int = 2) -> Status:
+    """Return the status of a daemon that has served for that many seconds, 100 seeds a second."""
+    seeds = Latency(
+        p50_us=12.0,
+        p99_us=60.0,
+        max_us=900.0,
+        count=100 * seconds,
+        sum_us=1500.0 * seconds,
+        buckets=((8, 10 * seconds), (16, 80 * seconds), (64, 10 * seconds), (None, 0)),
+    )
+    return Status(
+        pid=4711,
+        version="1.0",
+        uptime_seconds=float(seconds),
+        state=SERVING,
+        config_directory="/etc/postfix",
+        workers=tuple(Worker(5000 + i, 3, (100 + i) * seconds) for i in range(workers)),
+        caches={
+            "smtpd": Cache(size_limit=128 << 20),
+            "smtp": Cache(
+                entries=1234,
+                bytes=64 << 20,
+                size_limit=128 << 20,
+                lookups=10 * seconds,
+                hits=9 * seconds,
+                updates=5 * seconds,
+                deletes=seconds,
+                expired=7,
+                evicted=3,
+                oldest_seconds=1800.0,
+            ),
+        },
+        ticket_keys=(TicketKey("0123abcd", 600.0, "new"), TicketKey("89abcdef", 2400.0, "old")),
+        next_rotation_seconds=1200.0,
+        prng=Prng(4, 30.0, "getrandom", 720.0),
+        latency={"seed": seeds},
+        counters={"connections": 20 * seconds, "seed": 100 * seconds, "tktkey": 5, "malformed": 1,
+                  "unknown_keys": 2, "lookup": 10 * seconds, "hits": 9 * seconds},
+    )  # fmt: skip
+
+
+def degraded(status: Status, *reasons: str) -> Status:
+    """Return the same daemon, degraded."""
+    return replace(status, state="degraded", reasons=reasons)
+
+
+class ControlSocket:
+    """A thread that answers each request on the control socket.
+
+    `answer` makes the status from the uptime, which grows by a second with each request.
+    """
+
+    def __init__(self, service: Path, answer: Callable[[int], Status]) -> None:
+        self.answer = answer
+        self.answered = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(f"{service}-control")
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> ControlSocket:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept()
+        self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rwb") as stream:
+                stream.readline()
+                stream.write(json.dumps(as_json(self.answer(60 + self.answered))).encode() + b"\n")
+                self.answered += 1
