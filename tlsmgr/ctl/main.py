@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from tlsmgr import __version__
 from tlsmgr.client import Client, TlsmgrError
-from tlsmgr.ctl import farm, metrics, report, top
+from tlsmgr.ctl import check, farm, metrics, report, top
 from tlsmgr.ctl.place import add_options, socket_of
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
@@ -41,6 +41,7 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "top": Command(top.SUMMARY, top.add_arguments, top.run),
     "metrics": Command(metrics.SUMMARY, metrics.add_arguments, metrics.run),
+    "check": Command(check.SUMMARY, check.add_arguments, check.run),
     "farm": Command(farm.SUMMARY, farm.add_arguments, farm.run),
     "report": Command(report.SUMMARY, report.add_arguments, report.run),
 }
@@ -63,6 +64,7 @@ exit status:
 
 examples:
   tlsmgrctl
+  tlsmgrctl check
   tlsmgrctl policy smtp
   tlsmgrctl seed 32
   tlsmgrctl update smtp some-id <session.der

@@ -73,14 +73,18 @@ class Instance:
         self.directory = os.path.abspath(directory)
         if not self.directory.isprintable():
             raise Fatal(f"unprintable name of a directory: {self.directory!r}")
-        pairs = (line.partition("=") for line in self._ask("-x", *PARAMETERS).splitlines())
-        self.parameters: Mapping[str, str] = {n.strip(): v.strip() for n, _, v in pairs}
+        self.parameters = self.values(*PARAMETERS)
         check_version(self["mail_version"])
         self.master_cf = f"{self.directory}/master.cf"
 
     def __getitem__(self, parameter: str) -> str:
         """Return the expanded value of one of PARAMETERS."""
         return self.parameters[parameter]
+
+    def values(self, *names: str) -> Mapping[str, str]:
+        """Return the expanded values of these parameters of Postfix."""
+        pairs = (line.partition("=") for line in self._ask("-x", *names).splitlines())
+        return {name.strip(): value.strip() for name, _, value in pairs}
 
     def _ask(self, *arguments: str) -> str:
         return _run([str(self._postconf), "-c", self.directory, *arguments])
