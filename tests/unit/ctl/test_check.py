@@ -240,4 +240,4 @@ def test_without_a_postfix_that_has_ours_the_default_one_is_looked_at(host: Host
     )
     assert (run.returncode, run.stderr) == (1, "")
     assert run.stdout.startswith("enabled: The tlsmgr service in")
-    assert "master.cf runs tlsmgr, not tlsmgr-prefork." in run.stdout
+    assert "master.cf runs tlsmgr, not tlsmgr-prefork." in " ".join(run.stdout.split())
