@@ -1,6 +1,6 @@
 """environment - the Python side of venv.sh: what .venv must hold, whether it does, and its stamp.
 
-    environment.py list EXTRAS     print the requirements of setup.cfg, a line each
+    environment.py names EXTRAS    print the names of the packages that setup.cfg requires
     environment.py check EXTRAS    import each of them, and see that no file of any package is
                                    missing; exit status 1 and a line if one is, or fails
     environment.py stamp EXTRAS    let the environment find the checkout; write the stamp
@@ -33,10 +33,16 @@ def requirements(extras: str) -> list[str]:
     return [line.strip() for line in lines.splitlines() if line.strip()]
 
 
+def name_of(requirement: str) -> str:
+    """Return the name of the package, which is also that of its module."""
+    (name,) = re.findall(r"^\w+", requirement)
+    return str(name)
+
+
 def check(extras: str) -> int:
     """Import each package, which has the name of its distribution; return the exit status."""
     for requirement in requirements(extras):
-        (name,) = re.findall(r"^\w+", requirement)
+        name = name_of(requirement)
         try:
             importlib.import_module(name)
         except Exception as error:
@@ -82,7 +88,7 @@ def main(command: str, extras: str = "") -> int:
     if command == "stamp":
         stamp(extras)
     else:
-        print(base() if command == "base" else "\n".join(requirements(extras)))
+        print(base() if command == "base" else " ".join(map(name_of, requirements(extras))))
     return 0
 
 

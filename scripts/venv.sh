@@ -6,16 +6,21 @@
 #                     is ready, this starts no process. Else it is made or repaired.
 # check_venv EXTRAS   The same, and every package is imported once (0.3 s).
 # any_python          Set $python to an interpreter, with or without the packages.
+# print_version       Print the script's name and the version.
 # run ARGUMENTS       Become the program that this script stands for.
 # run_text ARGUMENTS  The same for a call that needs none of the packages.
 #
 # Root runs this, so nothing is run from the current directory, and the caller's environment and
 # pip settings are left out. pip reads /etc/pip.conf, which is root's own: a mirror goes there.
+# It installs wheels whose hashes are in scripts/locks/, and nothing else. With TLSMGR_BUILD=1 it
+# may compile a package from its source, whose hash is there too. This checkout itself is not
+# installed: a path file makes the environment find it.
 
 self=$(readlink -f -- "$0")
 root=$(dirname -- "$(dirname -- "$self")")
 python=$root/.venv/bin/python
 environment=$root/scripts/environment.py
+locks=$root/scripts/locks
 
 say() {
     printf '%s: %s\n' "${0##*/}" "$*" >&2
@@ -69,10 +74,27 @@ any_python() {
     python=$base
 }
 
+# Print the names of the lock files for the extras. This starts no process, as is_ready must not.
+lock_names() { # EXTRAS
+    lock_list=${1#[}
+    lock_list=${lock_list%]}
+    printf 'run'
+    while [ -n "$lock_list" ]; do
+        printf ' %s' "${lock_list%%,*}"
+        case $lock_list in
+            *,*) lock_list=${lock_list#*,} ;;
+            *) lock_list= ;;
+        esac
+    done
+}
+
 # The stamp names the checkout and the interpreter, and is as new as what was installed.
 is_ready() { # EXTRAS
     stamp=$root/.venv/installed$1
     [ -x "$python" ] && [ -r "$stamp" ] && [ ! "$root/setup.cfg" -nt "$stamp" ] || return 1
+    for lock in $(lock_names "$1"); do
+        [ ! "$locks/$lock.lock" -nt "$stamp" ] || return 1
+    done
     { IFS= read -r place && IFS= read -r interpreter; } <"$stamp" || return 1
     [ "$place" = "$root" ] && [ "$python" -ef "$interpreter" ]
 }
@@ -149,28 +171,41 @@ create() {
     fresh=yes
 }
 
-fetch() { # LOG LIST
+fetch() { # LOG NAME-OF-LOCK ...
+    log=$1
+    shift
+    for lock; do
+        set -- "$@" --requirement "$locks/$lock.lock"
+        shift
+    done
     clean "$python" -I -m pip --isolated --disable-pip-version-check --no-input --no-cache-dir \
-        --timeout 60 --retries 3 --log "$1" install --prefer-binary --requirement "$2"
+        --timeout 60 --retries 3 --log "$log" install --require-hashes $how "$@"
 }
 
 # pip shows its progress on a terminal; when it fails, its full log stays in .venv.
-install() { # EXTRAS
-    list=$root/.venv/requirements
-    log=$root/.venv/pip.log
-    rm -rf -- "$log" "$root/.venv/tmp"
-    mkdir -p -- "$root/.venv/tmp" && clean "$python" -I "$environment" list "$1" >"$list" ||
-        die "cannot write into $root/.venv"
-    say "fetches what is missing of $(sed 's/[^A-Za-z0-9_].*//' "$list" | paste -s -d ' ')" \
-        'from the Python Package Index'
-    own_tmp=yes
+fetch_all() { # NAME-OF-LOCK ...
     if [ -t 2 ]; then
-        fetch "$log" "$list" >&2 || explain
+        fetch "$root/.venv/pip.log" "$@" >&2 || explain
     else
-        fetch "$log" "$list" >/dev/null 2>&1 || explain
+        fetch "$root/.venv/pip.log" "$@" >/dev/null 2>&1 || explain
     fi
+}
+
+install() { # EXTRAS
+    rm -rf -- "$root/.venv/pip.log" "$root/.venv/tmp"
+    mkdir -p -- "$root/.venv/tmp" || die "cannot write into $root/.venv"
+    names=$(clean "$python" -I "$environment" names "$1") || die "cannot read $root/setup.cfg"
+    say "fetches what is missing of $names from the Python Package Index"
+    own_tmp=yes
+    how='--only-binary :all:'
+    if [ "${TLSMGR_BUILD:-}" = 1 ]; then
+        fetch_all build
+        how=--no-build-isolation
+    fi
+    # shellcheck disable=SC2046
+    fetch_all $(lock_names "$1")
     own_tmp=
-    rm -rf -- "$root/.venv/tmp" "$log" "$list"
+    rm -rf -- "$root/.venv/tmp" "$root/.venv/pip.log"
 }
 
 # The one line of what to do about pip's failure.
@@ -185,12 +220,25 @@ explain() {
         "$log"; then
         die 'cannot reach the Python Package Index: is there a network? A proxy goes into' \
             "https_proxy, a mirror into /etc/pip.conf; details are in $log"
+    elif grep -q 'DO NOT MATCH THE HASHES' "$log"; then
+        die 'the Python Package Index, or a mirror, gave a file that is not the one in' \
+            "$locks; nothing of it was installed; details are in $log"
     elif grep -qE "error: command '|No such file or directory: '(gcc|cc|.*-gcc)'|Python\.h" \
         "$log"; then
         die 'a package has to be compiled for this Python (on Debian: apt-get install gcc' \
             "python3-dev); details are in $log"
     fi
+    missing=$(sed -n 's/.*ERROR: No matching distribution found for \([^ =]*\).*/\1/p' "$log")
+    if [ -n "$missing" ] && [ "${TLSMGR_BUILD:-}" != 1 ]; then
+        die "there is no ready-made file of $missing for this Python and this machine;" \
+            'TLSMGR_BUILD=1 has it compiled, or PYTHON=/path/to/python3 names another Python;' \
+            "details are in $log"
+    fi
     die "$(sed -n 's/^[^ ]* *ERROR: //p' "$log" | head -n 1); details are in $log"
+}
+
+print_version() {
+    sed -n "s/^__version__ = \"\(.*\)\"\$/${0##*/} \1/p" "$root/tlsmgr/__init__.py"
 }
 
 run() {

@@ -1,11 +1,13 @@
 """small_checkout - a checkout with our scripts that needs one small package, which lies beside it
 
-So its environment is made without a network. The package ``thing`` is a wheel made here.
+So its environment is made without a network. The package ``thing`` is a wheel made here, and the
+lock files name nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -33,13 +35,27 @@ class SmallCheckout:
             tag = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
             archive.writestr(f"{info}/WHEEL", tag)
             archive.writestr(f"{info}/RECORD", "")
-        self.require(f"thing @ {wheel.as_uri()}")
+        for lock in self.locks.iterdir():
+            lock.write_text("")
+        self.require(wheel)
 
-    def require(self, requirement: str) -> None:
-        """Have setup.cfg require this and nothing else."""
+    def require(self, file: Path, sha256: str = "") -> None:
+        """Have setup.cfg and the lock file require this and nothing else."""
+        name = file.name.partition("-")[0]
+        sha256 = sha256 or hashlib.sha256(file.read_bytes()).hexdigest()
+        self.lock(f"{name} @ {file.as_uri()} --hash=sha256:{sha256}")
         self.settings.write_text(
-            f"[options]\ninstall_requires =\n    {requirement}\n[options.extras_require]\nmore =\n"
+            f"[options]\ninstall_requires =\n    {name}\n[options.extras_require]\nmore =\n"
         )
+
+    def lock(self, line: str) -> None:
+        """Have the lock file consist of this line."""
+        (self.locks / "run.lock").write_text(f"{line}\n")
+
+    @property
+    def locks(self) -> Path:
+        """Where its lock files are."""
+        return self.root / "scripts/locks"
 
     @property
     def settings(self) -> Path:

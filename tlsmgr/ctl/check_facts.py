@@ -25,9 +25,9 @@ from tlsmgr.farm import secret_file
 from tlsmgr.farm.secret import BadSecret
 from tlsmgr.install import trial
 from tlsmgr.install.__main__ import CHECKOUT
+from tlsmgr.install.instance import Instance as Postfix
+from tlsmgr.install.instance import Service
 from tlsmgr.install.launcher import Launcher, Note, read_note
-from tlsmgr.install.master_cf import Instance as Postfix
-from tlsmgr.install.master_cf import Service
 from tlsmgr.log import Fatal
 from tlsmgr.status_object import Status
 

@@ -12,7 +12,14 @@ from support.small_checkout import SmallCheckout
 
 from tlsmgr import __version__
 
-SCRIPTS = ("tlsmgr-start", "tlsmgr-postfix", "tlsmgrctl", "tlsmgr-test", "tlsmgr-bench")
+SCRIPTS = (
+    "tlsmgr-start",
+    "tlsmgr-postfix",
+    "tlsmgrctl",
+    "tlsmgr-test",
+    "tlsmgr-bench",
+    "tlsmgr-lock",
+)
 
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

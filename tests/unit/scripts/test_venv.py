@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,7 +206,7 @@ def test_one_who_may_not_write_is_told_who_may(copy: SmallCheckout, exists: bool
 
 
 def test_without_a_network(copy: SmallCheckout) -> None:
-    copy.require("thing-that-lies-nowhere")
+    copy.lock(f"thing-that-lies-nowhere==1 --hash=sha256:{'0' * 64}")
     nowhere = "http://127.0.0.1:1"
     status, said = copy.call(USE, {"https_proxy": nowhere, "http_proxy": nowhere})
     assert status == 1
@@ -213,18 +215,60 @@ def test_without_a_network(copy: SmallCheckout) -> None:
     assert Path(said[-1].rpartition(" ")[2]).exists()
 
 
-def test_without_a_compiler(copy: SmallCheckout) -> None:
-    source = copy.root / "source"
+def test_a_changed_lock_file_is_looked_at_again(copy: SmallCheckout) -> None:
+    assert copy.call(USE)[0] == 0
+    os.utime(copy.locks / "run.lock")
+    assert "repairs or updates" in copy.call(USE)[1][0]
+    assert copy.call(READY) == (0, [])
+
+
+def test_a_file_that_is_not_the_locked_one_is_not_installed(tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own")
+    (wheel,) = checkout.root.glob("*.whl")
+    checkout.require(wheel, "0" * 64)
+    status, said = checkout.call(USE)
+    assert status == 1
+    assert f"gave a file that is not the one in {checkout.locks}; nothing of it" in said[-1]
+    assert not checkout.works()
+
+
+def source_package(checkout: SmallCheckout, backend: str) -> None:
+    """Have it require the package ``other``, of which there is only the source."""
+    source, name = checkout.root / "other-1", checkout.root / "other-1.tar.gz"
     source.mkdir()
+    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
     (source / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
-    (source / "backend.py").write_text(
-        "def build_wheel(*_):\n"
-        "    raise SystemExit(\"error: command 'gcc' failed: No such file\")\n"
-    )
-    copy.require(f"other @ file://{source}")
+    (source / "backend.py").write_text(backend)
+    with tarfile.open(name, "w:gz") as archive:
+        archive.add(source, "other-1")
+    checkout.require(name)
+    sha256 = hashlib.sha256(name.read_bytes()).hexdigest()
+    where = f"--no-index\n--find-links {checkout.root.as_uri()}"
+    checkout.lock(f"{where}\nother==1 --hash=sha256:{sha256}")
+
+
+NO_COMPILER = (
+    "def build_wheel(*_):\n    raise SystemExit(\"error: command 'gcc' failed: No such file\")\n"
+)
+
+
+def test_without_a_wheel_nothing_is_compiled_unless_wanted(copy: SmallCheckout) -> None:
+    mark = copy.root / "executed"
+    source_package(copy, f"open({str(mark)!r}, 'w')\n{NO_COMPILER}")
     status, said = copy.call(USE)
+    assert status == 1
+    assert "there is no ready-made file of other" in said[-1]
+    assert "TLSMGR_BUILD=1 has it compiled" in said[-1]
+    assert not mark.exists()
+    copy.call(USE, {"TLSMGR_BUILD": "1"})
+    assert mark.exists()
+
+
+def test_without_a_compiler(copy: SmallCheckout) -> None:
+    source_package(copy, NO_COMPILER)
+    status, said = copy.call(USE, {"TLSMGR_BUILD": "1"})
     assert status == 1
     assert "fatal: a package has to be compiled for this Python" in said[-1]
     assert len(said) == 3
