@@ -17,6 +17,12 @@ from support.postfix_instance import PostfixInstance, need_postfix
 from support.postfix_sandbox import wait_until
 from support.raw_client import Connection, policy
 
+AT_ONCE = """
+from tlsmgr.processes import restarts, worker
+restarts.LONGEST_PAUSE, worker.DRAIN_TIME = 0.1, 1.0
+"""
+"""Workers that die young are replaced at once, and retired ones go soon."""
+
 SYSTEMS = [
     pytest.param(("btree", True), id="jail"),
     pytest.param(("lmdb", False), id="no jail", marks=pytest.mark.long),
@@ -30,7 +36,7 @@ def postfix(request: pytest.FixtureRequest) -> Iterator[PostfixInstance]:
     need_postfix(cache_type)
     quiet = {"smtp_tls_loglevel": "1", "smtpd_tls_loglevel": "1"}
     with (
-        launcher() as path,
+        launcher(AT_ONCE) as path,
         PostfixInstance(
             tlsmgr=path,
             cache_type=cache_type,
@@ -62,7 +68,7 @@ def parents(postfix: PostfixInstance) -> list[psutil.Process]:
 
 def ours(postfix: PostfixInstance) -> list[psutil.Process]:
     """All processes of our program, with any parent."""
-    return [p for p in postfix.processes() if "tlsmgr.daemon" in command_of(p)]
+    return [p for p in postfix.processes() if "-I" in command_of(p)]  # of Python
 
 
 def command_of(process: psutil.Process) -> list[str]:
@@ -99,7 +105,7 @@ def test_deliveries_in_clear_would_be_seen() -> None:
 def test_reload(postfix: PostfixInstance) -> None:
     """The old processes go, the next ones serve, and the exchange file is saved between."""
     with Traffic(postfix) as traffic:
-        for _ in range(3):
+        for _ in range(2):
             traffic.wait_for_more()
             parent = parent_of(postfix)
             old = [parent, *workers_of(parent.pid)]
@@ -156,7 +162,7 @@ def test_all_workers_killed(postfix: PostfixInstance) -> None:
 def test_parent_killed(postfix: PostfixInstance) -> None:
     """master(8) starts another one at once; the workers of the dead one are gone by then."""
     with Traffic(postfix) as traffic:
-        for _ in range(3):
+        for _ in range(2):
             traffic.wait_for_more()
             parent = parent_of(postfix)
             old = [parent, *workers_of(parent.pid)]
