@@ -19,6 +19,7 @@ from support.settled_files import write_settled
 from tlsmgr import standalone
 from tlsmgr.config.load import load
 from tlsmgr.config.parameters import OURS, PARAMETERS
+from tlsmgr.ctl.check_table import CHECKS
 from tlsmgr.ctl.main import command_line as ctl_parser
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS
 from tlsmgr.install.__main__ import COMMANDS
@@ -187,6 +188,11 @@ def test_tlsmgrctl_lists_its_options() -> None:
     (requests,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     options = {option for p in (parser, *requests.choices.values()) for option in real_options(p)}
     assert sorted(documented_options("tlsmgrctl.1")) == sorted(options)
+
+
+def test_tlsmgrctl_lists_its_checks() -> None:
+    summaries = [f"{c.name}\n{c.summary[0].upper()}{c.summary[1:]}.\n" for c in CHECKS]
+    assert "".join(f".It {summary}" for summary in summaries) in text("tlsmgrctl.1")
 
 
 @pytest.mark.parametrize("name", REQUESTS)
