@@ -7,6 +7,7 @@ and what cannot be read is a fact as well: a text in `problem`, None for a statu
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -24,7 +25,6 @@ from tlsmgr.ctl.status_fetch import fetch
 from tlsmgr.farm import secret_file
 from tlsmgr.farm.secret import BadSecret
 from tlsmgr.install import trial
-from tlsmgr.install.__main__ import CHECKOUT
 from tlsmgr.install.instance import Instance as Postfix
 from tlsmgr.install.instance import Service
 from tlsmgr.install.launcher import Launcher, Note, read_note
@@ -98,7 +98,7 @@ def gather(instance: Instance, today: int, shared_memory: str = SHARED_MEMORY) -
     status, silence = _ask(instance.socket)
     facts: dict[str, Any] = {
         "instance": instance,
-        "scripts": f"{CHECKOUT}/scripts",
+        "scripts": _scripts(),
         "shared_memory": _shared_memory(shared_memory),
         "status": status,
         "silence": silence,
@@ -112,6 +112,12 @@ def gather(instance: Instance, today: int, shared_memory: str = SHARED_MEMORY) -
     except OSError as error:
         facts["problem"] = f"{error.filename}: {error.strerror}"
     return Facts(**facts)
+
+
+def _scripts() -> str:
+    """Return where the programs are: in a checkout, or where pip put them."""
+    scripts = os.path.abspath(f"{os.path.dirname(__file__)}/../../scripts")
+    return scripts if os.path.exists(f"{scripts}/tlsmgrctl") else os.path.dirname(sys.executable)
 
 
 def _ask(path: str) -> tuple[Status | None, str]:

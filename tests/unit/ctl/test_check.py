@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,9 @@ from support.postfix_instance import postfix_missing
 from support.postfix_sandbox import daemon_directory
 from support.status_samples import ControlSocket, busy
 
+from tlsmgr.ctl import place
+from tlsmgr.ctl.check import examine
+from tlsmgr.ctl.check_facts import gather
 from tlsmgr.ctl.check_table import CHECKS
 from tlsmgr.install.launcher import MARK
 from tlsmgr.status_object import Status
@@ -82,11 +86,10 @@ class Host:
 
     def findings(self) -> dict[str, str]:
         """The commands by check."""
-        run = self.check("--json")
-        assert run.stderr == ""
-        found = {f["check"]: f["command"] for f in json.loads(run.stdout)["findings"]}
-        assert run.returncode == (1 if found else 0)
-        return found
+        self.age()
+        instance = place.find(ENVIRONMENT, str(self.directory / "etc"))
+        facts = gather(instance, int(time.time()) // 86400)
+        return {name: finding.command for name, finding in examine(facts)}
 
     def run(self, command: str) -> None:
         """Run a command as root's shell would; Postfix is not reloaded."""
@@ -116,6 +119,19 @@ def host(tmp_path: Path, postfix: None) -> Iterator[Host]:
     host = Host(tmp_path)
     with ControlSocket(host.socket, calm) as host.control:
         yield host
+
+
+def test_the_object_for_programs(host: Host) -> None:
+    host.append("main.cf", "smtp_tls_session_cache_database =\n")
+    run = host.check("--json")
+    assert (run.returncode, run.stderr) == (1, "")
+    printed = json.loads(run.stdout)
+    assert printed["config_directory"] == f"{host.directory}/etc"
+    assert printed["socket"] == str(host.socket)
+    assert printed["checks"] == [check.name for check in CHECKS]
+    (finding,) = printed["findings"]
+    assert finding["check"] == "client-cache"
+    assert set(finding) == {"check", "what", "why", "command"}
 
 
 def test_nothing_is_wrong(host: Host) -> None:
