@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,9 +13,18 @@ from typing import NamedTuple
 import psutil
 import pytest
 from support.cache_files import empty_all_branches, empty_root_page
-from support.daemon_clients import serve_on
+from support.daemon_clients import keeps_sessions, serve_on
 from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
-from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
+from support.raw_client import (
+    NO_SESSION,
+    NOT_DONE,
+    OK,
+    Connection,
+    expect_seed,
+    found,
+    lookup,
+    update,
+)
 
 
 def serve_until_it_heals(daemon: Daemon, workers: list[psutil.Process]) -> None:
@@ -131,6 +141,47 @@ def test_a_lock_table_that_is_removed_loses_no_update(watchful: Daemon) -> None:
             session = b"session %d" % number
             assert (one, other)[number % 2].ask(update(b"smtp", b"id", session)) == OK
             assert (other, one)[number % 2].ask(lookup(b"smtp", b"id")) == found(session)
+
+
+NO_LOOKS = "from tlsmgr.processes import filewatch; filewatch.WATCH_INTERVAL = 3600.0"
+
+
+def test_damage_that_ends_a_worker_is_the_end_of_the_file(make_daemon: MakeDaemon) -> None:
+    """At once: its successor does not open it, and the janitor need not look by itself."""
+    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=NO_LOOKS)
+    workers = daemon.workers()
+    empty_root_page(daemon.directory / "smtp_scache.sessions")
+    workers[0].kill()
+    serve_until_it_heals(daemon, workers)
+    deaths = [line for line in daemon.lines() if re.search("worker pid .* killed by signal", line)]
+    # The one that was killed, its successor, and the other one if it met the damage before that.
+    assert len(deaths) <= 3
+
+
+def test_a_lock_table_that_is_removed_is_noticed_by_a_new_worker(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=NO_LOOKS)
+    workers = daemon.workers()
+    (daemon.directory / "smtp_scache.sessions-lock").unlink()
+    workers[0].kill()
+    serve_until_it_heals(daemon, workers)
+
+
+def test_a_worker_that_drains_does_not_acknowledge_what_it_can_not_store(daemon: Daemon) -> None:
+    """It has the old file, for up to ten seconds after the new one was made."""
+    with Connection(daemon.socket_path) as old:
+        assert old.ask(update(b"smtp", b"id", b"first")) == OK
+        workers = daemon.worker_pids()
+        (daemon.directory / "smtp_scache.sessions").unlink()
+        daemon.wait_for_log("smtp_scache.sessions was damaged or removed: recreated empty")
+        wait_for(lambda: len(daemon.worker_pids() - workers) == 2, "new workers")
+        wait_for(lambda: keeps_sessions(daemon, b"another"), "sessions")
+        assert daemon.worker_pids() & workers, "the old one still serves its client"
+        with Connection(daemon.socket_path) as new:
+            assert new.ask(update(b"smtp", b"id", b"second")) == OK
+            assert old.ask(lookup(b"smtp", b"id")) == NO_SESSION
+            assert old.ask(update(b"smtp", b"id", b"third")) == NOT_DONE
+            assert new.ask(lookup(b"smtp", b"id")) == found(b"second")
+        expect_seed(old, 8)
 
 
 def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:

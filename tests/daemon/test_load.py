@@ -13,7 +13,7 @@ import pytest
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.raw_client import (
     NO_SESSION,
-    NOT_FOUND,
+    NOT_DONE,
     OK,
     Connection,
     data_of,
@@ -48,7 +48,7 @@ def test_four_workers_agree(make_daemon: MakeDaemon) -> None:
             assert reader.ask(lookup(b"smtp", cache_id)) == found(b"changed")
             assert reader.ask(delete(b"smtp", cache_id)) == OK
             assert {client.ask(lookup(b"smtp", cache_id)) for client in clients} == {NO_SESSION}
-            assert writer.ask(delete(b"smtp", cache_id)) == NOT_FOUND
+            assert writer.ask(delete(b"smtp", cache_id)) == NOT_DONE
 
 
 def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
@@ -64,7 +64,7 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
             replies.append(OK)
         elif kind == 1:
             requests.append(delete(b"smtp", cache_id))
-            replies.append(OK if sessions.pop(cache_id, None) is not None else NOT_FOUND)
+            replies.append(OK if sessions.pop(cache_id, None) is not None else NOT_DONE)
         elif kind == 2:
             requests.append(lookup(b"smtp", cache_id))
             replies.append(found(sessions[cache_id]) if cache_id in sessions else NO_SESSION)

@@ -17,7 +17,7 @@ from support.raw_client import (
     ANNOUNCEMENT,
     NO_KEY,
     NO_SESSION,
-    NOT_FOUND,
+    NOT_DONE,
     OK,
     REFUSED_KEY,
     REFUSED_LOOKUP,
@@ -130,7 +130,7 @@ def test_life_of_a_session(recorded_daemon: Daemon) -> None:
             assert connection.ask(update(cache_type, b"life", b"")) == OK
             assert connection.ask(lookup(cache_type, b"life")) == found(b"")
             assert connection.ask(delete(cache_type, b"life")) == OK
-            assert connection.ask(delete(cache_type, b"life")) == NOT_FOUND
+            assert connection.ask(delete(cache_type, b"life")) == NOT_DONE
             assert connection.ask(lookup(cache_type, b"life")) == NO_SESSION
 
 

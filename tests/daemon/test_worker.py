@@ -115,7 +115,7 @@ def cpu_time(process: psutil.Process) -> float:
 def test_a_worker_has_nothing_but_its_heritage(daemon: Daemon) -> None:
     """No directory, no entropy source, no exchange file, nothing of the parent's maintenance."""
     allowed = re.compile(
-        r"/dev/null$|pipe:|socket:|anon_inode:\[eventpoll\]|"
+        r"/dev/null$|pipe:|socket:|anon_inode:\[event(poll|fd)\]|"
         + re.escape(str(daemon.state))
         + r"/(log-\w+|tlsmgr/(smtpd|smtp|lmtp)_scache\.sessions(-lock)?)$"
     )

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.daemon_clients import keeps_sessions, serves
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.fault_table import FaultTable
 from support.frozen_disk import Disk, disk
-from support.raw_client import OK, Connection, data_of, found, lookup, policy, seed, tktkey, update
+from support.raw_client import OK, Connection, data_of, found, lookup, seed, update
 
 pytestmark = pytest.mark.faults
 
@@ -27,28 +28,6 @@ def frozen_disk(tmp_path: Path) -> Iterator[Disk]:
 
 def on_disk(make_daemon: MakeDaemon, place: Disk, start: bool = True) -> Daemon:
     return make_daemon("tlsmgr_worker_processes=2", f"data_directory={place.path}", start=start)
-
-
-def serves(daemon: Daemon) -> bool:
-    """Whether a new connection gets all that needs no file, within a second each."""
-    try:
-        with Connection(daemon.socket_path) as connection:
-            connection.socket.settimeout(1.0)
-            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
-            assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
-            return len(data_of(connection.ask(tktkey(b"")), b"keybuf")) == 88
-    except (OSError, EOFError):
-        return False
-
-
-def keeps_sessions(daemon: Daemon, cache_id: bytes) -> bool:
-    try:
-        with Connection(daemon.socket_path) as connection:
-            connection.socket.settimeout(1.0)
-            connection.ask(update(b"smtp", cache_id, b"session"))
-            return connection.ask(lookup(b"smtp", cache_id)) == found(b"session")
-    except (OSError, EOFError):
-        return False
 
 
 def touch_files(daemon: Daemon, stack: contextlib.ExitStack, count: int = 8) -> None:

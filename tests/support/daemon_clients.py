@@ -8,12 +8,16 @@ import time
 from support.daemon_process import PATIENCE, Daemon
 from support.raw_client import (
     NO_SESSION,
+    NOT_DONE,
     OK,
     Connection,
+    data_of,
     expect_seed,
     found,
     lookup,
     policy,
+    seed,
+    tktkey,
     update,
 )
 
@@ -61,9 +65,32 @@ def serve_on(daemon: Daemon, number: int) -> bool:
         with contextlib.suppress(EOFError, OSError), Connection(daemon.socket_path) as connection:
             expect_seed(connection, 8)
             assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
-            assert connection.ask(update(b"smtp", b"id %d" % number, session)) == OK
+            assert connection.ask(update(b"smtp", b"id %d" % number, session)) in (OK, NOT_DONE)
             reply = connection.ask(lookup(b"smtp", b"id %d" % number))
             assert reply in (NO_SESSION, found(session))
             return reply != NO_SESSION
         time.sleep(0.05)
     raise AssertionError("no worker lives for four requests")
+
+
+def serves(daemon: Daemon) -> bool:
+    """Whether a new connection gets all that needs no file, within a second each."""
+    try:
+        with Connection(daemon.socket_path) as connection:
+            connection.socket.settimeout(1.0)
+            assert len(data_of(connection.ask(seed(8)), b"seed")) == 8
+            assert connection.ask(policy(b"smtp")).startswith(b"status\x000\0cachable\x001\0")
+            return len(data_of(connection.ask(tktkey(b"")), b"keybuf")) == 88
+    except (OSError, EOFError):
+        return False
+
+
+def keeps_sessions(daemon: Daemon, cache_id: bytes) -> bool:
+    """Whether a new connection can store a session under this id and find it, within seconds."""
+    try:
+        with Connection(daemon.socket_path) as connection:
+            connection.socket.settimeout(1.0)
+            connection.ask(update(b"smtp", cache_id, b"session"))
+            return connection.ask(lookup(b"smtp", cache_id)) == found(b"session")
+    except (OSError, EOFError):
+        return False

@@ -66,7 +66,6 @@ class LoadClient(threading.Thread):
         self._older: set[bytes] = set()  # replies with sessions that were replaced later
         self._ids: list[bytes] = []
         self._path, self._number, self._visit = path, number, visit
-        self.is_resident = not visit
         self._stop_asked = stop
         self._dice = random.Random(number)
         self._connection: Connection | None = None
@@ -221,11 +220,6 @@ class Load:
     def stale(self) -> int:
         """Return how many lookups gave an older session than the acknowledged one."""
         return sum(client.stale for client in self.clients)
-
-    @property
-    def residents_stale(self) -> int:
-        """Return the same for clients that go to another worker only when theirs has ended."""
-        return sum(client.stale for client in self.clients if client.is_resident)
 
     @property
     def refused(self) -> list[str]:

@@ -176,6 +176,7 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
         exchange_file=lambda place: None,  # type: ignore[arg-type,return-value]
         store_files=store_files,
         reseeder=Reseeder("", 32, 3600, inherited.pool),
+        damage_alarm=-1,
     )
     ready: list[bool] = []
     before = signal.getsignal(signal.SIGALRM)

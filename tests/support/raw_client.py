@@ -16,7 +16,7 @@ ANNOUNCEMENT = b"protocol\0tlsmgr_protocol\0\0"
 TIMEOUT = 30.0  # seconds; limit for any reply on a loaded machine
 
 OK = b"status\x000\0\0"
-NOT_FOUND = b"status\x004294967295\0\0"
+NOT_DONE = b"status\x004294967295\0\0"
 BAD_REQUEST = b"status\x004294967294\0\0"
 
 

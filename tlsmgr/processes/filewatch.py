@@ -44,18 +44,21 @@ class FileWatch:
         self._limit = log.Limit(WARNING_INTERVAL)
 
     def make_all(self) -> None:
-        """Make every file, or take over the one that an earlier janitor of this daemon made."""
+        """Make every file, or take over the one that an earlier janitor of this daemon made.
+
+        One that was made and is lost is left to ``run``: workers have it open.
+        """
         for _, file in self._plans:
-            if is_lost(file):
+            if not file.mark.inode:
                 self._make(file)
-            else:
+            elif not is_lost(file):
                 self._take_over(file)
 
     def run(self, now: float) -> float:
         """Look at every file, and make new the ones that need it."""
         if self._scoreboard.files_blocked[0]:
             self._probe()
-        broken = [plan for plan in self._plans if self._is_broken(*plan)]
+        broken = [(plan, file) for plan, file in self._plans if self._is_broken(file)]
         made = [self._make_new(plan, file) for plan, file in broken]
         if any(made):
             self._on_renewed()
@@ -72,9 +75,8 @@ class FileWatch:
         with contextlib.suppress(StoreError), in_directory(file.directory):
             self._claims[file[:2]] = claim(file.name)
 
-    def _is_broken(self, plan: CachePlan, file: StoreFile) -> bool:
-        reported = plan.shared.take_damage()  # an older file may be: that one is gone already
-        if reported == file.mark.inode or is_lost(file):
+    def _is_broken(self, file: StoreFile) -> bool:
+        if is_lost(file):
             return True
         if file[:2] not in self._claims:
             self._take_over(file)
@@ -85,9 +87,9 @@ class FileWatch:
         if descriptor is not None:
             os.close(descriptor)
         failed_before = file[:2] in self._failed
+        plan.shared.renew(self._random(2 * KEY_BYTES))  # before a worker can open the file
         if not self._make(file):
             return False
-        plan.shared.renew(self._random(2 * KEY_BYTES))
         if failed_before:
             log.info(f"{file.name} could be made: {plan.rules.cache_type} sessions are cached")
         else:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tlsmgr import log
 from tlsmgr.prng.pool import Pool
 from tlsmgr.sessions.cache import CacheRules
-from tlsmgr.sessions.file import StoreFile
+from tlsmgr.sessions.file import CLOSED, StoreFile
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
@@ -121,13 +121,17 @@ class Inherited:
         return replace(self, caches=tuple(plans))
 
     def without_files(self) -> Inherited:
-        """Return the record for a process that touches no file."""
-        return self.with_files([None] * len(self.caches))
+        """Return the record for a process that touches no file, but knows whether others do."""
+        files = (plan.file and plan.file._replace(directory=CLOSED) for plan in self.caches)
+        return self.with_files(list(files))
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that a worker keeps for life, apart from its pipes."""
-        return {listener.fileno() for listener in self.listeners} | set(log.descriptors())
+        alarms = {plan.file.mark.alarm for plan in self.caches if plan.file is not None}
+        listeners = {listener.fileno() for listener in self.listeners}
+        return listeners | alarms | set(log.descriptors())
 
     def directories(self) -> set[int]:
         """Return the descriptors that it keeps until its caches are open."""
-        return {plan.file.directory for plan in self.caches if plan.file is not None}
+        files = (plan.file for plan in self.caches if plan.file is not None)
+        return {file.directory for file in files} - {CLOSED}

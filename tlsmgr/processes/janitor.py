@@ -36,15 +36,15 @@ from tlsmgr.processes import setup
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.jobs import Jobs
-from tlsmgr.sessions.file import StoreFile
+from tlsmgr.sessions.file import CLOSED, StoreFile
 from tlsmgr.sessions.sweep import Sweep
 
 DEFECT = 1  # exit status: a traceback is in the log
 BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
 BLOCKED_PAUSE = 1.0  # seconds before a job that must not touch files looks again
 MESSAGE_BYTES = 65536
+FILE_WATCH = "file watch"  # the job that makes files new
 MOST_DIRECTORIES = 8
-CLOSED = -1  # for a descriptor: the directory could not be opened
 
 LOCATED, MADE, RENEWED, FATAL = "located", "made", "renewed", "fatal"
 
@@ -89,6 +89,7 @@ class Duties:
     exchange_file: Callable[[Directory | None], ExchangeFile]
     store_files: Callable[[Located], Sequence[StoreFile | None]]
     reseeder: Reseeder
+    damage_alarm: int  # an eventfd: a file was reported as damaged
 
 
 class Link:
@@ -160,7 +161,8 @@ def main(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         setup.name_process("tlsmgr-janitor")
         setup.close_all_but(
-            {parent_alive_fd, link.fileno(), *log.descriptors(), *duties.reseeder.descriptors()}
+            {parent_alive_fd, link.fileno(), duties.damage_alarm}
+            | {*log.descriptors(), *duties.reseeder.descriptors()}
             | (located.descriptors() if located is not None else set())
         )
         inherited.pool.attach(slot)
@@ -208,12 +210,17 @@ class Janitor:
         self._scoreboard.note_files_checked(time.monotonic())
         self._link.send(Message(MADE))
         self._add_jobs()
-        end = select.poll()
-        end.register(parent_alive_fd)
-        while True:
+        poll = select.poll()
+        poll.register(parent_alive_fd)
+        poll.register(self._duties.damage_alarm, select.POLLIN)
+        ready: set[int] = set()
+        while parent_alive_fd not in ready:
             self._scoreboard.beat(self._slot, time.monotonic(), 0)
-            if end.poll(min(self._jobs.run(), BEAT_INTERVAL) * 1000):
-                break
+            if ready:
+                os.eventfd_read(self._duties.damage_alarm)
+                self._jobs.run_soon(FILE_WATCH)
+            delay = min(self._jobs.run(), BEAT_INTERVAL)
+            ready = {descriptor for descriptor, _ in poll.poll(delay * 1000)}
         with self._duties.as_owner():
             self._exchange.save()
 
@@ -225,7 +232,7 @@ class Janitor:
             with as_owner():
                 return self._watch.run(now)
 
-        self._jobs.add("file watch", watch)  # the first: it finds damage before a sweep does
+        self._jobs.add(FILE_WATCH, watch)  # the first: it finds damage before a sweep does
         self._jobs.add("reseed", lambda _: reseeder.run(time.monotonic()))
         self._jobs.add(
             "exchange file", self._on_disk(lambda _: exchange.update(time.monotonic())), 0.0

@@ -286,7 +286,7 @@ class Parent:
         if code in DAMAGE and child.uses_files:
             for plan in self._access.inherited.caches:
                 if plan.file is not None:
-                    plan.shared.report_damage(plan.file.mark.inode)
+                    plan.file.mark.report_damage(plan.file.mark.inode)
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         now = time.monotonic()

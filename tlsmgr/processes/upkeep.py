@@ -21,8 +21,8 @@ from tlsmgr.prng.exchange import ExchangeFile
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail
 from tlsmgr.processes.inherited import Inherited
-from tlsmgr.processes.janitor import CLOSED, Directory, Duties, Located
-from tlsmgr.sessions.file import FileMark, StoreFile, map_size_for
+from tlsmgr.processes.janitor import Directory, Duties, Located
+from tlsmgr.sessions.file import CLOSED, FileMark, StoreFile, map_size_for
 
 
 def duties(
@@ -33,7 +33,8 @@ def duties(
     reseeder: Reseeder,
 ) -> Duties:
     """Return the duties; carves shared memory, so it is called before the first fork."""
-    marks = [FileMark(inherited.memory.carve(FileMark.SIZE)) for _ in inherited.caches]
+    alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    marks = [FileMark(inherited.memory.carve(FileMark.SIZE), alarm) for _ in inherited.caches]
     sizes = [map_size_for(plan.rules.size_limit) for plan in inherited.caches]
 
     def exchange_file(place: Directory | None) -> ExchangeFile:
@@ -55,6 +56,7 @@ def duties(
         exchange_file=exchange_file,
         store_files=store_files,
         reseeder=reseeder,
+        damage_alarm=alarm,
     )
 
 

@@ -6,13 +6,15 @@ in Postfix's tls_scache.c, and also when it seems to be saved more than a day fr
 was set back). An expired entry answers "not found" and is deleted. Over a limit (bytes of pages in
 use, or entries) the oldest entries are evicted, and an update never fails for it.
 
-An update always answers "done", because a cache may forget. It is dropped when the file is missing,
-full or damaged, and when another process does not finish writing within half a second, which is
-counted. A delete that can't be carried out answers "not found": the session stays
-until it is stored again or expires, which costs a client at most one refused resumption.
+An update answers "done", because a cache may forget. It is dropped when the file is missing, full
+or damaged, and when another process does not finish writing within half a second, which is counted.
+But a process that does not have the file of the others, because it had an older one or failed to
+open it, answers "not done": others may find an older session there. A delete that can't be carried
+out answers "not found": the session stays until it is stored again or expires, which costs a client
+at most one refused resumption.
 
-Failures are one warning in ten minutes and never fatal. Damage is reported in SharedCache, so that
-the file is made new. A file that can't be opened is tried again by ``reopen``.
+Failures are one warning in ten minutes and never fatal. Damage is reported in FileMark, so that
+nobody uses the file any more and it is made new. ``reopen`` tries again to open a file.
 Log lines at TLS log level 2 are stock's. Of an entry only id and size are ever logged.
 """
 
@@ -26,11 +28,13 @@ from typing import NamedTuple
 
 from tlsmgr import log
 from tlsmgr.sessions.file import (
+    CLOSED,
     WRITER_PATIENCE,
     StoreBusy,
     StoreError,
     StoreFile,
     StoreFull,
+    StoreLost,
 )
 from tlsmgr.sessions.record import Entry, Nonces, Seal
 from tlsmgr.sessions.shared import SharedCache
@@ -79,9 +83,11 @@ class SessionCache:
         self._dropped = 0
         self._shared = shared
         self._file = file
+        self._mark = None if file is None else file.mark
         self._nonces = nonces
         self._limit = log.Limit(WARNING_INTERVAL)
         self._owns_directory = False
+        self._is_waiting = False  # it could not open the file because another process writes
         self._store: Store | None = None
         self._seal: Seal
         self._size_limit = 0
@@ -106,9 +112,7 @@ class SessionCache:
     def close(self) -> None:
         """Close the file, for good."""
         self._file = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
+        self._close_store()
 
     def lookup(self, cache_id: bytes, now: int) -> bytes | None:
         """Return the session, or None when there is none or it is expired at ``now``."""
@@ -143,7 +147,7 @@ class SessionCache:
                 self._complain(error)
                 break
         self.expired = []
-        return [change.session is not None for change in changes]
+        return self._not_stored(changes)
 
     def take_dropped(self) -> int:
         """Return how many updates were dropped, since the last call, while another one wrote."""
@@ -157,18 +161,24 @@ class SessionCache:
     # The file.
 
     def _open(self, patience: float) -> None:
-        if self._file is None:
+        if self._file is None or self._file.directory == CLOSED:
             return
         inode = self._file.mark.inode
         try:
             self._store = Store(self._file, patience)
         except StoreError as error:
+            self._is_waiting = isinstance(error, StoreBusy)
             self._complain(error, inode)
             return
         self._seal = self._shared.seal(self._nonces)
         self._size_limit = size_limit_in(self._store.size, self.rules.size_limit)
         if self._owns_directory:
             self._close_directory()
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def _close_directory(self) -> None:
         if self._file is not None:
@@ -185,9 +195,20 @@ class SessionCache:
             return None
         return None if record is None else self._seal.decrypt(*record)
 
+    def _not_stored(self, changes: Sequence[Change]) -> list[bool]:
+        """Return the answers when nothing could be done."""
+        mark = self._mark
+        is_behind = (
+            self._store is None
+            and not self._is_waiting
+            and mark is not None
+            and mark.is_sound(mark.inode)
+        )
+        return [change.session is not None and not is_behind for change in changes]
+
     def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
         if self._store is None:
-            return [change.session is not None for change in changes]
+            return self._not_stored(changes)
         with self._store.writing() as batch:
             for cache_id in self.expired:
                 self._delete_if_expired(batch, cache_id, now)
@@ -255,7 +276,13 @@ class SessionCache:
     # Log lines.
 
     def _complain(self, error: StoreError, inode: int = 0) -> None:
-        """Log a warning; report damage of the open file, or of the one that has this inode."""
+        """Log a warning; report damage of the open file, or of the one that has this inode.
+
+        A file that is lost is closed without a word: that it is damaged was said already.
+        """
+        if isinstance(error, StoreLost):
+            self._close_store()
+            return
         effect = "sessions are not cached until this is fixed"
         if isinstance(error, StoreBusy):
             effect = "updates are dropped until it has"
@@ -264,8 +291,8 @@ class SessionCache:
             f"{self.rules.cache_type} TLS session cache: {error}; {effect}",
             time.monotonic(),
         )
-        if error.damaged:
-            self._shared.report_damage(inode if self._store is None else self._store.inode)
+        if error.damaged and self._mark is not None:
+            self._mark.report_damage(inode if self._store is None else self._store.inode)
 
     def _log_lookup(self, cache_id: bytes, entry: Entry | None) -> None:
         log.info(f"lookup {self.rules.cache_type} session id={_text(cache_id)}")

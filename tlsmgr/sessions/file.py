@@ -6,7 +6,8 @@ the directory belongs to mail_owner, but the files in it may be anything.
 A session file has a lock table beside it, NAME-lock, and the two belong together: processes that
 use one file with two lock tables write at the same time and destroy it. So ``FileMark`` records, in
 shared memory, which two files were made; a process that opens a file checks both with
-``check_identity``, and refuses a file whose lock table was removed or replaced.
+``check_identity``, and refuses a file whose lock table was removed or replaced. Who finds the file
+damaged reports it there, and from then on nobody uses it: it is ``is_sound`` no more.
 
 Three locks, all freed by the kernel when the holder dies:
 - The claim: flock() on the session file. The process that makes the file holds it as long as the
@@ -33,6 +34,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from typing import NamedTuple
 
 MIB = 1024 * 1024
+CLOSED = -1  # for a descriptor: the directory could not be opened, or must not be used
 SMALLEST_MAP = MIB  # bytes: with less disk space than that there is no file
 MAP_UNIT = 65536  # bytes: a multiple of every page size
 
@@ -69,6 +71,13 @@ class StoreBusy(StoreError):
     """Another process did not finish writing in time."""
 
 
+class StoreLost(StoreError):
+    """The file was found damaged by another process, or another file is in its place."""
+
+    def __init__(self) -> None:
+        super().__init__("another file is in its place, or will be", damaged=True)
+
+
 def store_error(error: OSError) -> StoreError:
     """Return the StoreError that stands for a failed system call."""
     return StoreError(error_text(error), damaged=error.errno not in TEMPORARY)
@@ -85,19 +94,44 @@ class FileMark:
     """Which session file and which lock table were made, in memory that all users share.
 
     ``area`` is ``SIZE`` bytes of shared memory; without it the file has one user, this process.
-    Written by the process that makes the file, read by all.
+    Written by the process that makes the file, read by all; but all may report damage, which wakes
+    that process through ``alarm``, an eventfd.
     """
 
-    SIZE = 32
-    __slots__ = ("_words",)
+    SIZE = 40
+    __slots__ = ("_words", "alarm")
 
-    def __init__(self, area: memoryview | None = None) -> None:
+    def __init__(self, area: memoryview | None = None, alarm: int = CLOSED) -> None:
         self._words = (memoryview(bytearray(self.SIZE)) if area is None else area).cast("Q")
+        self.alarm = alarm
 
     def record(self, inode: int, lock_inode: int, size: int, is_allocated: bool) -> None:
-        """Record the files that are in place from now on."""
-        for i, value in enumerate((inode, lock_inode, size, is_allocated)):
+        """Record the files that are in place from now on.
+
+        In this order: who reads the new inode reads everything that belongs to it, and a report
+        about an older file that had the same inode ends after that.
+        """
+        for i, value in ((1, lock_inode), (2, size), (3, is_allocated), (0, inode), (4, 0)):
             self._words[i] = value
+
+    def report_damage(self, inode: int) -> None:
+        """Have nobody use the file with this inode number any more, and the janitor make another.
+
+        With the number, a process that has an older file open says nothing about the new one.
+        """
+        if self.is_sound(inode):
+            self._words[4] = inode
+            if self.alarm != CLOSED:
+                os.eventfd_write(self.alarm, 1)
+
+    def is_sound(self, inode: int) -> bool:
+        """Return whether the file with this inode is in place, and nobody found it damaged."""
+        return self._words[0] == inode != self._words[4]
+
+    @property
+    def is_damaged(self) -> bool:
+        """Somebody found the file damaged that is in place."""
+        return self._words[0] == self._words[4] != 0
 
     @property
     def inode(self) -> int:
@@ -151,8 +185,10 @@ def inode_of(file: StoreFile) -> int | None:
 
 
 def check_identity(file: StoreFile) -> None:
-    """Raise StoreError unless the two files that were made are in place, in full length."""
+    """Raise StoreError unless the two files that were made are in place, and undamaged."""
     mark = file.mark
+    if mark.is_damaged:
+        raise StoreLost
     try:
         status = os.stat(file.name, dir_fd=file.directory, follow_symlinks=False)
         lock = os.stat(lock_name(file.name), dir_fd=file.directory, follow_symlinks=False)
@@ -167,7 +203,7 @@ def check_identity(file: StoreFile) -> None:
 
 
 def is_lost(file: StoreFile) -> bool:
-    """Return whether one of the two files was removed, replaced or truncated."""
+    """Return whether one of the two files was removed, replaced, truncated or found damaged."""
     try:
         check_identity(file)
     except StoreError as error:

@@ -29,6 +29,7 @@ from tlsmgr.sessions.file import (
     StoreError,
     StoreFile,
     StoreFull,
+    StoreLost,
     WriterLock,
     check_identity,
     in_directory,
@@ -122,7 +123,7 @@ class LmdbFile:
     def _open(
         self, file: StoreFile, tables: Sequence[bytes], on_failure: contextlib.ExitStack
     ) -> None:
-        mark = file.mark
+        mark = self._mark = file.mark
         self.inode, self.size, self._is_allocated = mark.inode, mark.size, mark.is_allocated
         check_identity(file)
         self.env = _open_environment(file.name, self.size, len(tables), self._is_allocated)
@@ -141,17 +142,25 @@ class LmdbFile:
         os.close(self._lock_fd)
 
     def begin(self) -> Transaction:
-        """Return a reading transaction, this process's only one."""
+        """Return a reading transaction, this process's only one; StoreLost when the file is."""
+        if not self._mark.is_sound(self.inode):
+            raise StoreLost
         return self.env.begin()
 
     def begin_writing(self) -> Transaction:
-        """Return a writing transaction, for ``end``; StoreBusy when another process has one."""
+        """Return a writing transaction, for ``end``.
+
+        Raises StoreBusy when another process has one, and StoreLost.
+        """
         self._lock.acquire()
         try:
-            return self.env.begin(write=True)
+            if self._mark.is_sound(self.inode):
+                return self.env.begin(write=True)
         except ERRORS as error:
             self._lock.release()
             raise store_error(error) from error
+        self._lock.release()
+        raise StoreLost
 
     def end(self, txn: Transaction, error: BaseException | None) -> None:
         """Commit; after an error drop it all. One of ERRORS, before or now, becomes StoreError."""

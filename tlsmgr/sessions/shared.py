@@ -1,8 +1,8 @@
 """shared - what all processes share of one session cache, beside its file.
 
-``SharedCache`` is in shared memory and nowhere else: the two keys of a cache, and the report that a
-process found the file damaged. The parent makes it before it forks; when the daemon ends, the keys
-are gone, and nobody can read what is left on the disk.
+``SharedCache`` is in shared memory and nowhere else: the two keys of a cache. The parent makes it
+before it forks; when the daemon ends, the keys are gone, and nobody can read what is left on the
+disk.
 
 ``ProcessNumber`` is not shared: each process inherits the value of its own fork. Pure, no lock.
 """
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from tlsmgr.sessions.record import KEY_BYTES, Nonces, Seal
 from tlsmgr.shm import SharedMemory
-
-_REPORT_BYTES = 8
 
 
 class ProcessNumber:
@@ -31,12 +29,11 @@ class ProcessNumber:
 
 
 class SharedCache:
-    """Keys and damage report of one cache. ``keys`` is 64 random bytes."""
+    """The keys of one cache. ``keys`` is 64 random bytes."""
 
     def __init__(self, memory: SharedMemory, keys: bytes, encrypted: bool) -> None:
         self._keys = memory.carve(2 * KEY_BYTES)
         self.renew(keys)
-        self._damaged = memory.carve(_REPORT_BYTES).cast("Q")
         self._encrypted = encrypted
 
     def renew(self, keys: bytes) -> None:
@@ -47,16 +44,3 @@ class SharedCache:
         """Return the seal under this cache's keys; to encrypt it needs the process's nonces."""
         seal_key = bytes(self._keys[:KEY_BYTES]) if self._encrypted else None
         return Seal(seal_key, bytes(self._keys[KEY_BYTES:]), nonces)
-
-    def report_damage(self, inode: int) -> None:
-        """Ask for a new file in place of the damaged one, which has this inode number.
-
-        With the number, a process that has an older file still open can't report the new one.
-        """
-        self._damaged[0] = inode
-
-    def take_damage(self) -> int:
-        """Return the inode number of the file reported since the last call, 0 for none."""
-        inode = int(self._damaged[0])
-        self._damaged[0] = 0
-        return inode

@@ -12,8 +12,9 @@ was last looked at. So the first of all ages is that of the oldest record if the
 that serial; else it was stored again since: its age is updated, and the next one is looked at.
 
 The file is expendable: nothing is ever synced to disk. ``create`` makes it beside its name, with
-all its disk space, and renames it into place; a file in use is never truncated. An open Store must
-not cross a fork(): a worker opens it after its fork. Lookups take no lock, a batch takes the
+all its disk space, and renames it into place; a file in use is never truncated. An open Store ends
+with its file: when another one is made, or this one is found damaged, all calls are StoreLost. It
+must not cross a fork(): a worker opens it after its fork. Lookups take no lock, a batch takes the
 writers' lock (see ``lmdb_file``). Every failure is a StoreError; nothing here is fatal, and only
 ``create`` logs: a warning when the disk has less space than wanted.
 """
@@ -70,7 +71,7 @@ def create(file: StoreFile) -> int:
     """Make the file and its lock table, empty, mode 0600, and rename them into place.
 
     Return a descriptor that keeps the file ours while it is open: another daemon gets a StoreError
-    here. A process that has the old file open keeps it, and its lock table, until it closes them.
+    here. A process that has the old file open gets StoreLost from now on.
     """
     fresh = file.name + ".new"
     with in_directory(file.directory), contextlib.ExitStack() as until_done:

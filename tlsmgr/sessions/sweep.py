@@ -68,7 +68,7 @@ class Sweep:
             finished = self._slice(int(now))
         except StoreError as error:
             if error.damaged:
-                self._shared.report_damage(inode)
+                self._file.mark.report_damage(inode)
             finished = True
         if not finished:
             return PAUSE

@@ -13,7 +13,7 @@ from support.cache_files import CacheFiles
 
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import CachePlan, Scoreboard
-from tlsmgr.sessions.file import FileMark, StoreError, inode_of, remove
+from tlsmgr.sessions.file import FileMark, StoreError, StoreFile, inode_of, remove
 from tlsmgr.sessions.record import Entry, Nonces
 from tlsmgr.sessions.store import create
 from tlsmgr.shm import SharedMemory
@@ -72,7 +72,7 @@ def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> No
     watch.make_all()
     acts: list[Callable[[], object]] = [
         lambda: remove(two[0].file),
-        lambda: two[0].shared.report_damage(two[0].file.mark.inode),
+        lambda: two[0].file.mark.report_damage(two[0].file.mark.inode),
         lambda: os.rename(two[0].path, two[0].path.with_name("moved")),
     ]
     for act in acts:
@@ -118,6 +118,57 @@ def test_a_lock_table_that_is_gone_or_another_one(two: list[CacheFiles]) -> None
         assert (inodes(two), retired) == (after, [])
 
 
+def test_the_other_keys_are_there_before_the_file(
+    two: list[CacheFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a worker that opens it at once would store under keys that nobody else has."""
+    watch, _ = watch_of(two)
+    watch.make_all()
+    before = two[0].shared.seal().digest(b"id")
+    during = []
+
+    def note_and_create(file: StoreFile) -> int:
+        during.append(two[0].shared.seal().digest(b"id"))
+        return create(file)
+
+    monkeypatch.setattr("tlsmgr.processes.filewatch.create", note_and_create)
+    remove(two[0].file)
+    watch.run(0.0)
+    assert during == [two[0].shared.seal().digest(b"id")] != [before]
+
+
+def test_a_file_that_was_lost_without_a_janitor(two: list[CacheFiles]) -> None:
+    """Its successor makes the file again, and workers that have the old one are replaced."""
+    watch, _ = watch_of(two)
+    watch.make_all()
+    for descriptor in watch._claims.values():
+        os.close(descriptor)
+    before = inodes(two)
+    remove(two[0].file)
+    second, retired = watch_of(two)
+    second.make_all()
+    second.run(0.0)
+    after = inodes(two)
+    assert after[0] not in (None, before[0])
+    assert (after[1], retired) == (before[1], ["retired"])
+
+
+def test_a_report_of_damage_stays_until_the_file_is_made(two: list[CacheFiles]) -> None:
+    """Nobody may open it meanwhile."""
+    watch, retired = watch_of(two)
+    watch.make_all()
+    mark = two[0].file.mark
+    mark.report_damage(mark.inode)
+    two[0].path.with_name("smtp.sessions.new").mkdir()
+    for _ in range(2):
+        assert watch.run(0.0) > 10
+        assert mark.is_damaged
+    two[0].path.with_name("smtp.sessions.new").rmdir()
+    watch.run(0.0)
+    assert not mark.is_damaged
+    assert retired == ["retired"]
+
+
 def test_a_file_that_is_made_again_has_other_keys(two: list[CacheFiles]) -> None:
     watch, _ = watch_of(two)
     watch.make_all()
@@ -138,11 +189,11 @@ def test_damage_of_an_older_file_says_nothing_of_the_new_one(two: list[CacheFile
     watch.make_all()
     inodes(two)
     old = two[0].file.mark.inode
-    two[0].shared.report_damage(old)
+    two[0].file.mark.report_damage(old)
     watch.run(0.0)
     before = inodes(two)
     assert before[0] != old
-    two[0].shared.report_damage(old)
+    two[0].file.mark.report_damage(old)
     watch.run(0.0)
     assert inodes(two) == before
     assert retired == ["retired"]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tlsmgr.processes.janitor import (
-    CLOSED,
     FATAL,
     LOCATED,
     MADE,
@@ -20,6 +19,7 @@ from tlsmgr.processes.janitor import (
     Message,
     make_links,
 )
+from tlsmgr.sessions.file import CLOSED
 
 
 @pytest.fixture

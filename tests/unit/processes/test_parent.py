@@ -196,7 +196,8 @@ def test_which_deaths_mean_a_damaged_file(two: Scene, code: int) -> None:
     (plan,) = two.parent._access.inherited.caches
     two.children.end(two.workers[0], code)
     two.iterate()
-    assert bool(plan.shared.take_damage()) == (code in DAMAGE)
+    assert plan.file is not None
+    assert plan.file.mark.is_damaged == (code in DAMAGE)
 
 
 def test_a_worker_without_files_can_not_have_met_a_damaged_one() -> None:
@@ -207,7 +208,8 @@ def test_a_worker_without_files_can_not_have_met_a_damaged_one() -> None:
         (plain,) = (child for child in scene.workers if not child.uses_files)
         scene.children.end(plain, -signal.SIGSEGV)
         scene.parent._iterate()
-        assert not plan.shared.take_damage()
+        assert plan.file is not None
+        assert not plan.file.mark.is_damaged
 
 
 def test_the_janitor_is_replaced(two: Scene, capfd: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +294,8 @@ def test_a_hung_worker_is_killed_once_and_no_file_is_blamed(
     two.children.end(first, -signal.SIGKILL)
     two.iterate()
     (plan,) = two.parent._access.inherited.caches
-    assert not plan.shared.take_damage()
+    assert plan.file is not None
+    assert not plan.file.mark.is_damaged
 
 
 def test_daemon_timeout_may_be_shorter() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from support.cache_files import end_of_child, in_child
+from support.cache_files import MIB, end_of_child, in_child
 from support.cache_fixtures import NOW, MakeFiles, delete, lookup, update
 from support.cache_fixtures import make_files as make_files
 
@@ -44,7 +44,7 @@ def test_garbage_in_the_file_is_a_miss_and_a_word_to_the_parent(
 ) -> None:
     files = make_files()
 
-    def meet_garbage() -> tuple[int, int]:
+    def meet_garbage() -> tuple[int, bool]:
         cache = files.cache()
         update(cache, *((b"%d" % number, bytes(1200)) for number in range(3000)))
         size = files.path.stat().st_size
@@ -53,9 +53,9 @@ def test_garbage_in_the_file_is_a_miss_and_a_word_to_the_parent(
             file.write(os.urandom(size))
         found = [lookup(cache, b"%d" % number) for number in range(3000)]
         update(cache, (b"id", b"session"))
-        return sum(one is not None for one in found), files.shared.take_damage()
+        return sum(one is not None for one in found), files.file.mark.is_damaged
 
-    assert in_child(meet_garbage) == (0, files.file.mark.inode)
+    assert in_child(meet_garbage) == (0, True)
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, "one warning in ten minutes"
     assert "warning: smtp TLS session cache: " in lines[0]
@@ -79,12 +79,19 @@ def test_a_file_that_was_cut_can_not_be_opened(make_files: MakeFiles, part: floa
     assert end_of_child(open_it) == ("StoreError", 0)
 
 
-def test_damage_is_reported_once(make_files: MakeFiles) -> None:
-    """The number may be that of another file one day."""
+def test_damage_is_reported_until_a_new_file_is_there(make_files: MakeFiles) -> None:
+    """Until a new file is there; a report about an older one says nothing."""
     files = make_files()
-    files.shared.report_damage(files.file.mark.inode)
-    assert files.shared.take_damage() == files.file.mark.inode
-    assert files.shared.take_damage() == 0
+    mark = files.file.mark
+    mark.report_damage(mark.inode + 1)
+    assert not mark.is_damaged
+    assert mark.is_sound(mark.inode)
+    mark.report_damage(mark.inode)
+    assert mark.is_damaged
+    assert not mark.is_sound(mark.inode)
+    mark.record(mark.inode, 1, MIB, True)
+    assert not mark.is_damaged, "the number may be that of another file one day"
+    assert mark.is_sound(mark.inode)
 
 
 def test_a_key_that_is_too_high_is_damage(make_files: MakeFiles) -> None:
@@ -93,4 +100,4 @@ def test_a_key_that_is_too_high_is_damage(make_files: MakeFiles) -> None:
     with files.store().writing() as batch:
         assert batch._txn.put(b"\xff" * SERIAL_BYTES, bytes(100), db=batch._records)
     check_that_it_serves_without(files.cache())
-    assert files.shared.take_damage()
+    assert files.file.mark.is_damaged

@@ -17,7 +17,15 @@ from support.store_records import digest, put, record
 from support.store_records import files as files
 
 from tlsmgr.sessions import lmdb_file
-from tlsmgr.sessions.file import FileMark, StoreError, StoreFile, inode_of, is_lost, remove
+from tlsmgr.sessions.file import (
+    FileMark,
+    StoreError,
+    StoreFile,
+    StoreLost,
+    inode_of,
+    is_lost,
+    remove,
+)
 from tlsmgr.sessions.store import Store, create
 
 
@@ -36,19 +44,25 @@ def test_a_new_file_is_private_and_empty(tmp_path: Path) -> None:
     files.remove()
 
 
-def test_create_makes_a_new_file_and_leaves_the_old_one_to_its_readers(
+def test_create_makes_a_new_file_and_ends_the_use_of_the_old_one(
     files: CacheFiles, tmp_path: Path
 ) -> None:
+    """Not that of the pages that are mapped: nobody may be hurt by the end of the file."""
     put(store := files.store(), 1, 2)
+    assert store.read(digest(1)) == record(1)
     before = inode_of(files.file)
     os.close(files.claim)
     (tmp_path / "smtp.sessions.new").write_text("a leftover of a start that was killed")
     (tmp_path / "smtp.sessions.new-lock").write_text("the same")
     files.claim = create(files.file)
     assert inode_of(files.file) not in (None, before)
-    assert store.read(digest(1)) == record(1)
-    put(store, 3)
-    assert store.read(digest(3)) == record(3)
+    assert store.read(digest(2)) == record(2), "this one began before"
+    store.end_reading()
+    with pytest.raises(StoreLost):
+        store.read(digest(1))
+    for _ in range(2):  # it leaves the writers' lock free
+        with pytest.raises(StoreLost):
+            put(store, 3)
     assert sorted(os.listdir(tmp_path)) == ["smtp.sessions", "smtp.sessions-lock"]
     assert files.store().read(digest(1)) is None
 

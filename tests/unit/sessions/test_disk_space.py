@@ -82,7 +82,7 @@ def test_a_small_disk_gets_a_smaller_file(
             assert keeps(cache, b"again %d" % number)
 
     in_child(work)
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     files.remove()
 
 
@@ -172,7 +172,7 @@ def test_a_sweep_on_a_full_disk(small_disk: Path) -> None:
         pass
     assert sweep.deleted == 600
     assert files.cache().size()[0] == 0
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     files.remove()
 
 
@@ -225,5 +225,5 @@ def test_a_full_disk_there_is_an_error_and_no_damage(small_disk: Path) -> None:
     full, free = in_child(work)
     assert not all(full), "there was still room"
     assert all(free)
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     files.remove()

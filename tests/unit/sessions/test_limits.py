@@ -130,7 +130,7 @@ def test_a_full_map_is_no_failure(make_files: MakeFiles) -> None:
         for number in range(count):
             update(cache, (b"%d" % number, bytes(1200)))
         assert lookup(cache, b"%d" % (count - 1)) is None, "the map is full by now"
-        assert not files.shared.take_damage()
+        assert not files.file.mark.is_damaged
     cache = files.cache()  # the only user: it clears the table of readers
     update(cache, (b"last", b"session"))
     assert lookup(cache, b"last") == b"session"
@@ -155,5 +155,5 @@ def test_a_small_file_never_runs_out_of_pages(tmp_path: Path, seed: int) -> None
             assert cache.size()[1] <= 0.75 * MIB
 
     in_child(work)
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     files.remove()

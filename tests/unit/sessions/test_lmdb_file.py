@@ -74,7 +74,7 @@ def test_all_may_write_at_once(tmp_path: Path) -> None:
     for writer in range(WRITERS):
         assert all(is_kept(cache, writer, number) for number in range(SESSIONS))
     assert cache.size()[0] == WRITERS * SESSIONS
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     files.remove()
 
 

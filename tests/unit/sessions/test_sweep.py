@@ -193,14 +193,14 @@ def test_a_missing_file_is_reported(files: CacheFiles) -> None:
     sweep, _ = sweep_of(files)
     remove(files.file)
     assert sweep.run(float(NOW)) == T
-    assert files.shared.take_damage()
+    assert files.file.mark.is_damaged
 
 
 def test_a_file_of_rubbish_is_reported(files: CacheFiles) -> None:
     sweep, _ = sweep_of(files)
     files.path.write_bytes(os.urandom(65536))
     assert sweep.run(float(NOW)) == T
-    assert files.shared.take_damage()
+    assert files.file.mark.is_damaged
 
 
 def test_a_file_that_was_cut_is_reported(files: CacheFiles) -> None:
@@ -209,7 +209,7 @@ def test_a_file_that_was_cut_is_reported(files: CacheFiles) -> None:
     os.truncate(files.path, files.path.stat().st_size // 2)
     sweep, _ = sweep_of(files)
     assert end_of_child(lambda: sweep.run(float(NOW))) == (T, 0)
-    assert files.shared.take_damage()
+    assert files.file.mark.is_damaged
 
 
 def test_a_file_that_can_not_be_opened_now_is_not_damaged(files: CacheFiles) -> None:
@@ -230,7 +230,7 @@ def test_a_file_that_can_not_be_opened_now_is_not_damaged(files: CacheFiles) -> 
     sweep, _ = sweep_of(files)
     for run in (without_descriptors, while_it_is_busy):
         assert in_child(run) == T, "the next sweep comes in its time"
-        assert not files.shared.take_damage()
+        assert not files.file.mark.is_damaged
     assert sweep.run(float(NOW + T + 1)) == T
     assert sweep.deleted == 10
 
@@ -244,7 +244,7 @@ def test_a_full_file_is_not_damaged(files: CacheFiles, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(Store, "writing", be_full)
         assert sweep.run(float(NOW + T + 1)) == T
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     assert sweep.deleted == 0
 
 

@@ -62,7 +62,7 @@ def test_updates_are_dropped_in_bounded_time_and_lookups_go_on(
     waited, dropped, again = in_child(work)
     assert WRITER_PATIENCE <= waited < BOUND
     assert (dropped, again) == (12, 0), "updates, and no deletes"
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "warning: smtp TLS session cache: another process did not finish writing" in lines[0]
@@ -148,7 +148,7 @@ def test_a_file_that_is_busy_is_opened_later(make_files: MakeFiles, waits: list[
         return lookup(cache, b"b")
 
     assert in_child(work) == b"session"
-    assert not files.shared.take_damage()
+    assert not files.file.mark.is_damaged
 
 
 def test_the_lock_is_free_when_no_transaction_can_begin(make_files: MakeFiles) -> None:
