@@ -8,8 +8,8 @@ deletes, in one transaction for each cache. No output is generated before it is 
 Rules: Postfix tlsmgr.c (tlsmgr_service). An unknown type or a seed size out of range is the
 client's fault: a Refusal with status -2 and stock's warning. A missing object is status -1. A pool
 that can't deliver is status -1 and never weak bytes. While ``files_blocked`` is set no cache is
-touched: lookups miss, updates are answered as done and dropped. Any exception raised here is a
-defect of ours. Time is passed in, in whole seconds.
+touched: lookups miss, and updates are not done, status -1. Any exception raised here is a defect of
+ours. Time is passed in, in whole seconds.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
     if context.files_blocked[0]:
         for cache in context.caches:
             cache.expired.clear()
-        context.counts[_DROPPED] += len(deferred)
-        return [_NOT_DONE if change.session is None else _DONE for _, change in deferred]
+        context.counts[_DROPPED] += sum(change.session is not None for _, change in deferred)
+        return [_NOT_DONE] * len(deferred)
     changes: dict[SessionCache, list[Change]] = {cache: [] for cache in context.caches}
     for cache, change in deferred:
         changes[cache].append(change)

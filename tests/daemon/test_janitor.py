@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import psutil
 from support.cache_files import empty_all_branches
 from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.raw_client import NOT_DONE, OK, Connection, data_of, lookup, seed, update
@@ -38,23 +37,6 @@ def fill(daemon: Daemon, count: int) -> None:
             assert connection.ask(update(b"smtp", b"id %d" % i, bytes(1200))) == OK
 
 
-def janitor_of(daemon: Daemon) -> psutil.Process:
-    """The janitor, as soon as there is one."""
-    found: list[psutil.Process] = []
-
-    def look() -> bool:
-        for child in psutil.Process(daemon.pid).children():
-            try:
-                if child.name() == "tlsmgr-janitor":
-                    found.append(child)
-            except psutil.NoSuchProcess:
-                continue
-        return bool(found)
-
-    wait_for(look, "a janitor")
-    return found[0]
-
-
 def test_damaged_pages_end_the_janitor_alone(make_daemon: MakeDaemon) -> None:
     """The file is made new, and all goes on."""
     daemon = make_daemon(*ONE_CACHE, sabotage=REPLACED_SOON + WATCHFUL + OFTEN)
@@ -80,10 +62,10 @@ def test_a_janitor_that_is_killed_is_replaced(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(*ONE_CACHE, sabotage=REPLACED_SOON + WATCHFUL + OFTEN + SLOW)
     fill(daemon, 200)
     workers = daemon.workers()
-    victim = janitor_of(daemon)
+    victim = daemon.janitor()
     victim.kill()
     daemon.wait_for_log(f"warning: janitor pid {victim.pid} killed by signal 9")
-    wait_for(lambda: janitor_of(daemon).pid != victim.pid, "the next janitor")
+    wait_for(lambda: daemon.janitor().pid != victim.pid, "the next janitor")
     with Connection(daemon.socket_path) as connection:
         assert connection.ask(lookup(b"smtp", b"id 7")).startswith(b"status\x000\0")
     assert "recreated" not in daemon.log()
@@ -96,7 +78,7 @@ def test_the_janitor_goes_with_the_parent(make_daemon: MakeDaemon) -> None:
     """Even in a sweep, and it saves the exchange file first."""
     daemon = make_daemon(*ONE_CACHE, sabotage=OFTEN + SLOW)
     fill(daemon, 2000)
-    janitor_of(daemon)
+    daemon.janitor()
     exchange = daemon.directory / "prng_exch"
     wait_for(exchange.exists, "the exchange file")
     before = exchange.read_bytes()
@@ -108,7 +90,7 @@ def test_the_janitor_goes_with_the_parent(make_daemon: MakeDaemon) -> None:
 
 def test_sigterm_to_the_janitor_changes_nothing(daemon: Daemon) -> None:
     """`postfix stop` sends it to all processes of the group; the end of the parent counts."""
-    janitor = janitor_of(daemon)
+    janitor = daemon.janitor()
     janitor.terminate()
     with Connection(daemon.socket_path) as connection:
         assert len(data_of(connection.ask(seed(8)), b"seed")) == 8

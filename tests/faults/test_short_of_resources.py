@@ -16,6 +16,7 @@ from support.cache_files import MIB
 from support.daemon_clients import serve_on
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.fault_table import FaultTable
+from support.memory_groups import MemoryGroup, memory_group
 from support.raw_client import (
     ANNOUNCEMENT,
     OK,
@@ -32,7 +33,8 @@ from support.raw_client import (
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("many_descriptors")]
 
 NOFILE = resource.RLIMIT_NOFILE
-FEW_DESCRIPTORS = 12  # fewer than the parent has; what is open stays open
+GROUP_LIMIT = 32 * MIB  # of new memory; two workers may have 128 MiB of half requests
+FEW_DESCRIPTORS = 9  # fewer than the parent has; what is open stays open
 
 
 @contextlib.contextmanager
@@ -153,6 +155,34 @@ def test_a_worker_without_memory(make_daemon: MakeDaemon, faults: FaultTable) ->
         wait_for(lambda: len(daemon.worker_pids()) == 2, "two workers")
         wait_for(lambda: serve_on(daemon, 1), "sessions")
         load.remark = f"{len(workers - daemon.worker_pids())} workers ended"
+    assert (load.lost, load.failed) == (0, [])
+
+
+@pytest.fixture
+def group() -> Iterator[MemoryGroup]:
+    with memory_group() as made:
+        yield made
+
+
+def test_a_limit_of_memory(group: MemoryGroup, make_daemon: MakeDaemon, faults: FaultTable) -> None:
+    """Of a control group: the kernel ends the largest process, and another one takes its place."""
+    daemon = make_daemon("tlsmgr_worker_processes=2")
+    half = update(b"smtp", b"half", bytes(2 * MIB))[: 2 * MIB]
+    with (
+        faults.under_load(daemon, "limit of memory, by control group", others_serve=False) as load,
+        contextlib.ExitStack() as stack,
+    ):
+        group.add(process.pid for process in daemon.processes())
+        group.limit(GROUP_LIMIT)
+        for _ in range(150):
+            with contextlib.suppress(OSError, EOFError):
+                stack.enter_context(Connection(daemon.socket_path)).send(half)
+        daemon.wait_for_log("killed by signal 9")
+        stack.close()
+        wait_for(lambda: len(daemon.worker_pids()) == 2, "two workers")
+        wait_for(lambda: all(serve_on(daemon, n) for n in range(20)), "sessions")
+        load.remark = f"{daemon.log().count('killed by signal 9')} workers ended"
+    assert daemon.is_running
     assert (load.lost, load.failed) == (0, [])
 
 

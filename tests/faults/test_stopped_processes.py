@@ -147,20 +147,15 @@ def test_a_stopped_parent(make_daemon: MakeDaemon, faults: FaultTable) -> None:
     assert "does not respond" not in daemon.log()
 
 
-def janitor_of(daemon: Daemon) -> psutil.Process:
-    (janitor,) = [p for p in daemon.processes() if p.name() == "tlsmgr-janitor"]
-    return janitor
-
-
 @pytest.mark.long
 def test_a_stopped_janitor(make_daemon: MakeDaemon, faults: FaultTable) -> None:
     daemon = make_daemon("tlsmgr_worker_processes=2")
     workers = daemon.worker_pids()
     with faults.under_load(daemon, "janitor stopped") as load:
-        janitor = janitor_of(daemon)
+        janitor = daemon.janitor()
         with stopped(janitor):
             wait_for(lambda: not is_alive(janitor), "end of the janitor")
-        wait_for(lambda: janitor_of(daemon).pid != janitor.pid, "another janitor")
+        wait_for(lambda: daemon.janitor().pid != janitor.pid, "another janitor")
     assert daemon.worker_pids() == workers
     assert (load.broken, load.lost) == ([], 0)
     assert load.worst < SLOW * OTHERS_WAIT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 
 from support.daemon_process import PATIENCE, Daemon
@@ -94,3 +95,11 @@ def keeps_sessions(daemon: Daemon, cache_id: bytes) -> bool:
             return connection.ask(lookup(b"smtp", cache_id)) == found(b"session")
     except (OSError, EOFError):
         return False
+
+
+def touch_files(daemon: Daemon, stack: contextlib.ExitStack, count: int = 8) -> None:
+    """Send lookups whose workers get stuck, and do not wait for replies."""
+    for number in range(count):
+        connection = stack.enter_context(contextlib.closing(socket.socket(socket.AF_UNIX)))
+        connection.connect(daemon.socket_path)
+        connection.sendall(lookup(b"smtp", b"%d" % number))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psutil
-from support.live_processes import is_alive, workers_of
+from support.live_processes import is_alive, named, workers_of
 
 PATIENCE = 30.0  # seconds that any wait may take on a loaded machine
 MARK = "TLSMGR_TEST"  # in the environment of a daemon, hence of all processes that come from it
@@ -131,6 +131,17 @@ class Daemon:
     def workers(self) -> list[psutil.Process]:
         """Return the live workers in the order of their pids."""
         return workers_of(self.pid)
+
+    def janitor(self) -> psutil.Process:
+        """Return the janitor, as soon as there is one."""
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found[:] = named(self.pid, "tlsmgr-janitor")
+            return bool(found)
+
+        wait_for(look, "a janitor")
+        return found[0]
 
     def worker_pids(self) -> set[int]:
         """Return the pids of the live workers."""

@@ -10,10 +10,15 @@ import psutil
 
 def workers_of(pid: int) -> list[psutil.Process]:
     """Return the live workers of that parent, in the order of their pids."""
+    return named(pid, "tlsmgr-worker")
+
+
+def named(pid: int, name: str) -> list[psutil.Process]:
+    """Return the live children of that parent that have the name, in the order of their pids."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         children = psutil.Process(pid).children()
-    return sorted((c for c in children if _is_worker(c)), key=lambda child: int(child.pid))
+    return sorted((c for c in children if _is(c, name)), key=lambda child: int(child.pid))
 
 
 def live_group_of(process: psutil.Process) -> int | None:
@@ -30,9 +35,9 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _is(process: psutil.Process, name: str) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.name() == "tlsmgr-worker" and is_alive(process)
+        return process.name() == name and is_alive(process)
     return False
 
 

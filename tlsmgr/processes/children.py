@@ -105,7 +105,11 @@ class Children:
         return max(self._scoreboard.last_beat(child.slot), child.started)
 
     def is_blocked(self, child: Child) -> bool:
-        """Return whether it waits in the kernel where no signal reaches it (state D)."""
+        """Return whether a stalled process waits in the kernel: it is neither stopped nor busy.
+
+        On a file system of the kernel that is state D, where no signal reaches it. On one behind a
+        server (FUSE) it sleeps, state S; nothing else that a child waits for takes so long.
+        """
         if self._proc < 0:
             return True  # unknown; a stalled process counts as blocked
         try:
@@ -113,7 +117,7 @@ class Children:
         except OSError:
             return False
         try:
-            return os.read(fd, 4096).rpartition(b") ")[2].startswith(b"D")
+            return os.read(fd, 4096).rpartition(b") ")[2].startswith((b"D", b"S"))
         except OSError:
             return False
         finally:

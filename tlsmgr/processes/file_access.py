@@ -6,7 +6,8 @@ configuration that only the disk shows).
 
 While a file system blocks a process, ``files_blocked`` in shared memory keeps all others away from
 files, and new workers start without caches: seeds, policies and ticket keys go on. Access is
-allowed again when no process is stalled and the janitor has written to every file since.
+allowed again when no process is stalled and the janitor has written to every file since. A janitor
+that the exchange file or the entropy source blocks does not count.
 
 Used by the parent only; no lock. Nothing here waits for a file.
 """
@@ -69,7 +70,7 @@ class FileAccess:
     def judge(self, children: list[Child], is_blocked: Callable[[Child], bool], now: float) -> None:
         """Block all access to files when one process is blocked; allow it when all is well."""
         blocked = self._scoreboard.files_blocked
-        stalled = [child for child in children if child.uses_files and child.stalled]
+        stalled = [child for child in children if child.stalled and self._touches_files(child)]
         if any(map(is_blocked, stalled)):
             if not blocked[0]:
                 log.warning("a file system does not respond; sessions are not cached until it does")
@@ -78,6 +79,9 @@ class FileAccess:
         elif blocked[0] and not stalled and self._scoreboard.files_checked > self._blocked_since:
             blocked[0] = 0
             log.info("the file system responds again: sessions are cached")
+
+    def _touches_files(self, child: Child) -> bool:
+        return child.uses_files and not self._scoreboard.is_away(child.slot)
 
     def is_allowed(self) -> bool:
         """Return whether a child that starts now may open the files."""

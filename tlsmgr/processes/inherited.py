@@ -10,8 +10,9 @@ its last iteration, number of connections, and whether files may be touched at a
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -49,6 +50,7 @@ class Scoreboard:
         self._beats = memory.carve(8 * slots).cast("d")
         self._connections = memory.carve(8 * slots).cast("Q")
         self._retired = memory.carve(slots)
+        self._away = memory.carve(slots)
         self._checked = memory.carve(8).cast("d")
         self.files_blocked = memory.carve(1)
         """One byte; 1 while a file system blocks a process: nobody may touch session files."""
@@ -66,7 +68,7 @@ class Scoreboard:
         """Note that no process has this slot."""
         self._beats[slot] = 0.0
         self._connections[slot] = 0
-        self._retired[slot] = 0
+        self._retired[slot] = self._away[slot] = 0
 
     def retire(self, slot: int) -> None:
         """Note that the process of this slot accepts no more connections."""
@@ -88,6 +90,19 @@ class Scoreboard:
             default=0,
         )
         return self._connections[slot] > least + least // 2 + SPREAD_SLACK
+
+    @contextlib.contextmanager
+    def away_from_files(self, slot: int) -> Iterator[None]:
+        """Note that the process touches no session file meanwhile, but perhaps others."""
+        self._away[slot] = 1
+        try:
+            yield
+        finally:
+            self._away[slot] = 0
+
+    def is_away(self, slot: int) -> bool:
+        """Return whether the process of this slot is in ``away_from_files``."""
+        return bool(self._away[slot])
 
     def note_files_checked(self, now: float) -> None:
         """Note that the janitor wrote to every file and was not blocked."""

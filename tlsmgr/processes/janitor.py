@@ -233,14 +233,22 @@ class Janitor:
                 return self._watch.run(now)
 
         self._jobs.add(FILE_WATCH, watch)  # the first: it finds damage before a sweep does
-        self._jobs.add("reseed", lambda _: reseeder.run(time.monotonic()))
-        self._jobs.add(
-            "exchange file", self._on_disk(lambda _: exchange.update(time.monotonic())), 0.0
-        )
+        self._jobs.add("reseed", self._elsewhere(lambda _: reseeder.run(time.monotonic())))
+        update = self._on_disk(lambda _: exchange.update(time.monotonic()))
+        self._jobs.add("exchange file", self._elsewhere(update))
         for plan in self._inherited.caches:
             if plan.file is not None:
                 sweep = Sweep(plan.rules, plan.shared, plan.file, self._inherited.pool.stir)
                 self._jobs.add(f"{plan.rules.cache_type} cache sweep", self._on_disk(sweep.run))
+
+    def _elsewhere(self, run: Callable[[float], float]) -> Callable[[float], float]:
+        """Return the job, which touches no session file: if it is blocked, only we are."""
+
+        def away_from_files(now: float) -> float:
+            with self._scoreboard.away_from_files(self._slot):
+                return run(now)
+
+        return away_from_files
 
     def _on_disk(self, run: Callable[[float], float]) -> Callable[[float], float]:
         """Return the job as mail_owner, and not while a file system blocks."""

@@ -123,10 +123,11 @@ def test_a_child_of_somebody_else_is_reaped_and_forgotten(children: Children) ->
     assert list(children) == [child]
 
 
-def test_a_process_that_sleeps_or_is_stopped_is_not_blocked(children: Children) -> None:
+def test_a_process_that_is_stopped_or_ended_is_not_blocked(children: Children) -> None:
+    """One that sleeps is, as far as is asked: only when it should not."""
     child = children.spawn("worker", 1, True, sleep)
     wait_for(lambda: state(child) == "S", "sleep")
-    assert not children.is_blocked(child)
+    assert children.is_blocked(child)
     children.kill(child, signal.SIGSTOP)
     wait_for(lambda: state(child) == "T", "stop")
     assert not children.is_blocked(child)
@@ -137,12 +138,12 @@ def test_a_process_that_sleeps_or_is_stopped_is_not_blocked(children: Children) 
     assert not children.is_blocked(child), "no such process"
 
 
-def test_state_d_is_blocked(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_in_which_it_is_blocked(children: Children, monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is every process that is stalled where there is no /proc."""
     child = children.spawn("worker", 1, True, sleep)
     monkeypatch.setattr(os, "read", lambda fd, n: b"7 (D) (x) D 1 2 3")
     assert children.is_blocked(child)
-    monkeypatch.setattr(os, "read", lambda fd, n: b"7 (x) D (y) S 1 2 3")
+    monkeypatch.setattr(os, "read", lambda fd, n: b"7 (x) D (y) R 1 2 3")
     assert not children.is_blocked(child)
     monkeypatch.undo()
     monkeypatch.setattr(children, "_proc", -1)

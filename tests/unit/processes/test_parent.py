@@ -359,6 +359,24 @@ def test_a_worker_that_is_only_stopped_blocks_no_files(two: Scene) -> None:
     assert all(child.uses_files for child in two.workers)
 
 
+def test_a_janitor_that_another_file_blocks(two: Scene) -> None:
+    """Sessions are cached on; its successor counts again, once it is there."""
+    scoreboard, first = two.inherited.scoreboard, two.janitor
+    away = scoreboard.away_from_files(first.slot)
+    away.__enter__()
+    silence(two, first, 2.0, blocked=True)
+    two.iterate(2)
+    assert scoreboard.files_blocked[0] == 0
+    first.started -= 10
+    two.children.blocked.clear()
+    two.children.end(first, -signal.SIGKILL)
+    two.iterate(2)
+    assert two.janitor is not first
+    silence(two, two.janitor, 2.0, blocked=True)
+    two.iterate()
+    assert scoreboard.files_blocked[0] == 1
+
+
 def test_new_files_mean_new_workers(two: Scene) -> None:
     before = two.workers
     two.tell(Message("renewed"))
