@@ -8,31 +8,36 @@ import time
 
 import psutil
 import pytest
+from support.daemon_clients import keeps_sessions
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.fault_load import RETRY_PAUSE, Wait
 from support.fault_table import FaultTable
+from support.live_processes import named
 
 pytestmark = pytest.mark.faults
 
 SOON = 5.0  # seconds in which a client notices that the daemon is gone
 BEFORE = 0.1  # seconds that a client may take to notice that its connection is broken
-NAMES = ("tlsmgr-worker", "tlsmgr-janitor")
-
-
-def children(daemon: Daemon) -> list[psutil.Process]:
-    """Return the live workers and the janitor."""
-    found = []
-    for child in psutil.Process(daemon.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if child.name() in NAMES and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-    return found
 
 
 def is_hit_twice(wait: Wait, kills: list[float]) -> bool:
     """Return whether both connections of a request may have been those of a killed worker."""
     end = wait.began + wait.seconds + RETRY_PAUSE
     return sum(wait.began - BEFORE <= kill <= end for kill in kills) > 1
+
+
+def kill_some(daemon: Daemon, dice: random.Random, kills: int) -> list[float]:
+    """Kill workers and janitors, but never the last worker; return the times."""
+    times: list[float] = []
+    while len(times) < kills:
+        time.sleep(dice.uniform(0, 0.15))
+        workers = daemon.workers()
+        if len(workers) > 1:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                began = time.monotonic()
+                dice.choice([*workers, *named(daemon.pid, "tlsmgr-janitor")]).kill()
+                times.append(began)
+    return times
 
 
 @pytest.mark.parametrize(
@@ -42,21 +47,31 @@ def is_hit_twice(wait: Wait, kills: list[float]) -> bool:
 def test_kills(make_daemon: MakeDaemon, faults: FaultTable, kills: int) -> None:
     """At least one worker is left each time; no update is lost and no file is made new."""
     daemon = make_daemon("tlsmgr_worker_processes=4")
-    dice = random.Random(kills)
     with faults.under_load(daemon, f"{kills} kills of workers and janitor") as load:
-        times: list[float] = []
-        while len(times) < kills:
-            time.sleep(dice.uniform(0, 0.15))
-            living = children(daemon)
-            if sum(child.name() == NAMES[0] for child in living) > 1:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    began = time.monotonic()
-                    dice.choice(living).kill()
-                    times.append(began)
+        times = kill_some(daemon, random.Random(kills), kills)
         wait_for(lambda: len(daemon.worker_pids()) == 4, "four workers")
     assert (load.lost, load.stale) == (0, 0)
     assert [wait for wait in load.failed if not is_hit_twice(wait, times)] == []
     assert "recreated" not in daemon.log()
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(30, marks=pytest.mark.long)])
+def test_kills_while_files_are_lost(
+    make_daemon: MakeDaemon, faults: FaultTable, rounds: int
+) -> None:
+    """Of workers that drain, that start, and of the janitor that makes the file again."""
+    daemon = make_daemon("tlsmgr_worker_processes=4")
+    dice = random.Random(rounds)
+    name = daemon.directory / "smtp_scache.sessions"
+    times: list[float] = []
+    with faults.under_load(daemon, "files lost, and kills meanwhile", others_serve=False) as load:
+        for _ in range(rounds):
+            lost = dice.choice([name, name.with_name(f"{name.name}-lock")])
+            lost.unlink(missing_ok=True)
+            times += kill_some(daemon, dice, 5)
+        wait_for(lambda: all(keeps_sessions(daemon, b"%d" % n) for n in range(20)), "sessions")
+    assert load.stale == 0
+    assert [wait for wait in load.failed if not is_hit_twice(wait, times)] == []
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(40, marks=pytest.mark.long)])

@@ -65,6 +65,7 @@ class LoadClient(threading.Thread):
         self.stale = 0
         self._older: set[bytes] = set()  # replies with sessions that were replaced later
         self._ids: list[bytes] = []
+        self._updates = 0
         self._path, self._number, self._visit = path, number, visit
         self._stop_asked = stop
         self._dice = random.Random(number)
@@ -100,7 +101,8 @@ class LoadClient(threading.Thread):
 
     def _update(self) -> None:
         again = self._ids and self._dice.random() < 0.3
-        name = self._dice.choice(self._ids) if again else b"%d-%d" % (self._number, len(self._ids))
+        self._updates += 1
+        name = self._dice.choice(self._ids) if again else b"%d-%d" % (self._number, self._updates)
         session = self._dice.randbytes(SESSION_BYTES)
         if again:
             self._older.add(found(self.acknowledged[name]))
