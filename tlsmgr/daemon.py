@@ -29,12 +29,13 @@ from tlsmgr.config.caches import CacheSettings, cache_settings
 from tlsmgr.config.load import Configuration, directory_of, load
 from tlsmgr.log import Fatal
 from tlsmgr.prng.reseed import Reseeder
-from tlsmgr.processes import jail, master, once, setup, upkeep
+from tlsmgr.processes import jail, master, once, setup, succession, upkeep
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import StatisticsLine
 from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.restarts import CannotServe
+from tlsmgr.processes.succession import Arrivals
 
 PROCESS_NAME = "tlsmgr"  # in log lines, where the launcher has another one
 
@@ -117,7 +118,8 @@ def run(
 class StartMode:
     """How this daemon was started.
 
-    ``watched`` are descriptors whose becoming readable means the end: master's status channel.
+    ``watched`` are descriptors that become readable at a reload: master's status channel. A stop
+    is a signal.
     ``on_ready`` is called when all workers serve.
     """
 
@@ -145,6 +147,9 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     )
     if memory.fallback:
         log.warning(memory.fallback)
+    arrivals = Arrivals()
+    if not mode.on_stdin:
+        arrivals = _take_over(inherited, mode)
     reseeder = Reseeder(
         conf.text("tls_random_source"),
         conf.number("tls_random_bytes"),
@@ -159,7 +164,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
             once.serve(inherited, duties)
         else:
             _log_start(conf, settings)
-            _run(conf, mode, inherited, duties)
+            _run(conf, mode, inherited, duties, arrivals.clients)
     except CannotServe as error:
         raise Fatal(str(error)) from None
     finally:
@@ -167,12 +172,28 @@ def serve(conf: Configuration, mode: StartMode) -> None:
         memory.wipe()
 
 
-def _run(conf: Configuration, mode: StartMode, inherited: Inherited, duties: Duties) -> None:
+def _take_over(inherited: Inherited, mode: StartMode) -> Arrivals:
+    """Take over what a predecessor left; return that, and the clients that wait at the socket."""
+    now = int(time.time())
+    arrivals = succession.receive(mode.listeners, mode.identity.uid, inherited.hands_over, now)
+    if arrivals.message is not None:
+        succession.apply(inherited, arrivals.message, now)
+    return arrivals
+
+
+def _run(
+    conf: Configuration,
+    mode: StartMode,
+    inherited: Inherited,
+    duties: Duties,
+    clients: list[int],
+) -> None:
     """Fork the janitor, enter the jail, and serve."""
     workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
     parent = Parent(inherited, workers, timeout, duties, mode.on_ready)
     for descriptor in mode.watched:
-        parent.watch(descriptor, parent.stop)
+        parent.watch(descriptor, parent.reload)
+    parent.take_clients(clients)
     parent.start_janitor()
     duties.enter_jail()
     interval = conf.seconds("tlsmgr_statistics_interval")

@@ -68,6 +68,12 @@ class Stats:
         """Return the sums over all slots by name."""
         return {name: sum(row[i] for row in self._rows) for name, i in INDEX.items()}
 
+    def add_totals(self, totals: Mapping[str, int]) -> None:
+        """Add the totals of an earlier daemon to slot 0; a name that is not known is left out."""
+        for name, count in totals.items():
+            if name in INDEX:
+                self._rows[0][INDEX[name]] += count
+
     def collect(self, slot: int) -> None:
         """Move the counts of a dead process to slot 0: the parent, after it reaped it."""
         for i in range(len(COUNTERS)):

@@ -105,6 +105,24 @@ class TicketKeys:
                     return key
         return None
 
+    def dump(self) -> bytes:
+        """Return both keys, for a successor of this daemon; b"" when there are none."""
+        return self._read() or b""
+
+    def restore(self, keys: bytes, now: int) -> None:
+        """Take over the result of ``dump``, before the fork; without a key that lasts too long."""
+        if not keys or not self._half_life:
+            return
+        first, second = keys[:KEY_BYTES], keys[KEY_BYTES:]
+        self._write(
+            *(key if self._lasts(key, 0, now) else bytes(KEY_BYTES) for key in (first, second))
+        )
+
+    def name_of_current(self, now: int) -> str:
+        """Return the first 8 hex digits of the name of the key for new tickets; "" for none."""
+        keys = self._read() or _NO_KEYS
+        return keys[:4].hex() if self._makes_tickets(keys[:KEY_BYTES], now) else ""
+
     def _makes_tickets(self, key: bytes, now: int) -> bool:
         """Return whether `key` may encrypt tickets at `now`."""
         return self._lasts(key, now, now)
@@ -123,10 +141,13 @@ class TicketKeys:
             first = (self._read() or _NO_KEYS)[:KEY_BYTES]
             if self._makes_tickets(first, now):
                 return first
-            self._area[:] = hashlib.sha256(made + first).digest() + made + first
+            self._write(made, first)
             return made
         finally:
             self.lock.release(self._slot)
+
+    def _write(self, first: bytes, second: bytes) -> None:
+        self._area[:] = hashlib.sha256(first + second).digest() + first + second
 
     def _read(self) -> bytes | None:
         """Return both keys; None if they were never written, or are written only in part."""

@@ -68,6 +68,7 @@ class MasterChild(PostfixSandbox):
     arguments: Sequence[str] = ()  # after the options
     environment: Mapping[str, str] = field(default_factory=dict)  # in addition
     sockets: int = 1
+    keeps_sockets: bool = False  # open from one start to the next, as master(8) does at a reload
     stdin: int | None = None  # a descriptor; None: /dev/null
     tlsmgr_cf: Mapping[str, str] = field(default_factory=dict)
     main_cf_lines: str = ""  # appended to main.cf
@@ -89,9 +90,11 @@ class MasterChild(PostfixSandbox):
         (self.queue / "public" / "postlog").chmod(0o666)
         self._status: socket.socket | None = None
         self._threads: list[threading.Thread] = []
+        self._kept: list[socket.socket] = []
 
     def __exit__(self, kind: object, *rest: object) -> None:
         super().__exit__(kind, *rest)
+        self.close_sockets()
         self._postlog.close()
 
     # Start and end.
@@ -102,7 +105,12 @@ class MasterChild(PostfixSandbox):
         self._status, child_status = socket.socketpair()
         with contextlib.ExitStack() as stack:
             stack.enter_context(child_status)
-            listeners = [stack.enter_context(self._listener(n)) for n in range(self.sockets)]
+            listeners = self._kept or [self._listener(n) for n in range(self.sockets)]
+            if self.keeps_sockets:
+                self._kept = listeners
+            else:
+                for listener in listeners:
+                    stack.enter_context(listener)
             pid = self._spawn([child_status.fileno(), *(each.fileno() for each in listeners)])
         self.process = psutil.Process(pid)
         readers: list[Callable[[], None]] = [partial(self._read_status, self._status)]
@@ -132,6 +140,19 @@ class MasterChild(PostfixSandbox):
         self.stock = not self.stock
         self.messages.clear()
         self.start()
+
+    def reload(self) -> None:
+        """Start a successor when it has ended, as master(8) does at a reload."""
+        self.hang_up()
+        assert self.wait() == 0
+        self.messages.clear()
+        self.start()
+
+    def close_sockets(self) -> None:
+        """Close the listening sockets: all that waits there is gone. The next start has others."""
+        for listener in self._kept:
+            listener.close()
+        self._kept = []
 
     def hang_up(self) -> None:
         """Close the status channel, as master(8) does at a reload."""

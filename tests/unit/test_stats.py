@@ -86,3 +86,12 @@ def test_the_counts_of_the_dead_are_kept() -> None:
         assert stats.counts(0)["update"] == 2 * round_
     stats.collect(3)
     assert stats.totals()["seed"] == 11
+
+
+def test_totals_of_an_earlier_daemon_are_added() -> None:
+    stats = make()
+    count(stats, 2, "seed", 3)
+    stats.add_totals({"seed": 4, "lookup": 1, "of a later version": 9})
+    assert stats.totals()["seed"] == 7
+    assert stats.counts(0)["lookup"] == 1
+    assert sum(stats.totals().values()) == 8

@@ -141,6 +141,12 @@ OURS = (
         minimum=0,
     ),
     Parameter(
+        "tlsmgr_handover",
+        Kind.FLAG,
+        "yes",
+        "Whether session ticket keys and statistics go over to the next process at a reload.",
+    ),
+    Parameter(
         "tlsmgr_farm_secret_file",
         Kind.PATH,
         "",

@@ -129,6 +129,7 @@ class Inherited:
     listeners: tuple[socket.socket, ...]
     source: str  # how warnings name a client: "tlsmgr socket"
     client_timeout: int  # for half requests and replies that the client does not read
+    hands_over: bool = False  # at a reload, keys and counts go to the successor
 
     def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:
         """Return the record with these files of its caches, in the same order."""

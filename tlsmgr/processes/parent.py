@@ -13,6 +13,7 @@ one by one when files can be used, and those that have an old file open when one
 
 At the end children read the end of a pipe and go; after STOP_TIME they are killed, and one that the
 kernel still holds then is left: it ends as soon as the file system responds, and writes nothing.
+A reload is such an end, after which the successor finds keys and counts: see ``succession``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from tlsmgr import log
-from tlsmgr.processes import janitor, signals, worker
+from tlsmgr.processes import janitor, signals, succession, worker
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
 from tlsmgr.processes.children import HUNG_TIME, Child, Children
 from tlsmgr.processes.file_access import FileAccess
@@ -67,9 +68,11 @@ class Parent:
         self._on_ready: Callable[[], None] | None = on_ready
         self._children = Children(inherited.scoreboard)
         self._restarts = Restarts()
-        self._stopping = False
+        self._inherited = inherited
+        self._stopping = self._reloading = False
         self._jailed = False
         self.jobs = Jobs()
+        self._clients: list[int] = []  # connections that were accepted before there were workers
         self._last_acts: list[Callable[[float], object]] = []
         self._limit = log.Limit(WARNING_INTERVAL)
         self._watched: dict[int, Callable[[], object]] = {}
@@ -91,8 +94,18 @@ class Parent:
         """Have this process forked beside the workers."""
         self._auxiliaries[auxiliary.slot] = auxiliary
 
+    def take_clients(self, connections: list[int]) -> None:
+        """Have the first workers serve these connections, which were accepted already."""
+        self._clients += connections
+
     def stop(self) -> None:
         """End the loop after this iteration."""
+        self._stopping = True
+        self._reloading = False
+
+    def reload(self) -> None:
+        """End the loop, unless it ends already, and leave to a successor what shall go over."""
+        self._reloading = not self._stopping
         self._stopping = True
 
     def start_janitor(self) -> None:
@@ -122,6 +135,7 @@ class Parent:
                 self._end_children()
                 for act in self._last_acts:
                     act(time.time())
+            self._leave()
 
     def _open_pipes(self) -> None:
         parent_alive_fd, self._alive_end = os.pipe()
@@ -239,9 +253,16 @@ class Parent:
 
     def _spawn_worker(self, slot: int, now: float) -> None:
         with_files = self._access.is_allowed()
-        entry = partial(worker.main, self._access.record(with_files), slot, self._pipes)
+        share = -(-len(self._clients) // max(1, self._missing()))
+        clients, rest = self._clients[:share], self._clients[share:]
+        record = self._access.record(with_files)
+        entry = partial(worker.main, record, slot, self._pipes, tuple(clients))
         if not self._spawn("worker", slot, Start(with_files, entry)):
             self._restarts.note_failed_fork(now)
+            return
+        self._clients = rest
+        for connection in clients:
+            os.close(connection)
 
     def _spawn_auxiliary(self, auxiliary: Auxiliary, now: float) -> None:
         if not self._spawn(auxiliary.name, auxiliary.slot, auxiliary.start()):
@@ -345,6 +366,12 @@ class Parent:
                 " they end when it responds"
             )
 
+    def _leave(self) -> None:
+        """Hand over, unless a signal to stop has come meanwhile."""
+        self._take_signals()
+        if self._reloading and self._inherited.hands_over:
+            succession.leave(self._inherited, os.getpid(), int(time.time()))
+
     def _wait_for_children(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         deaths = select.poll()  # SIGCHLD; master's status channel, which has closed, is not asked
@@ -352,7 +379,7 @@ class Parent:
         self._reap()
         while len(self._children) and (left := deadline - time.monotonic()) > 0:
             deaths.poll(left * 1000)
-            signals.drain(self._signal_fd)
+            self._take_signals()
             self._reap()
 
 

@@ -129,6 +129,7 @@ def make_inherited(
         listeners=listeners,
         source=f"{service_name} socket",
         client_timeout=conf.seconds("ipc_timeout"),
+        hands_over=conf.flag("tlsmgr_handover"),
     )
 
 

@@ -79,10 +79,13 @@ class Pipes(NamedTuple):
     wakeup_fd: int  # a byte written here wakes the parent
 
 
-def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
-    """Worker entry point, called in the child after fork(); return the exit status."""
+def main(inherited: Inherited, slot: int, pipes: Pipes, clients: tuple[int, ...] = ()) -> int:
+    """Worker entry point, called in the child after fork(); return the exit status.
+
+    ``clients`` are connections that the parent has accepted for this worker.
+    """
     try:
-        worker = _boot(inherited, slot, pipes)
+        worker = _boot(inherited, slot, pipes, clients)
     except OSError as error:
         log.warning(f"a worker cannot start: {error.strerror}")
         return BOOT_ERROR
@@ -100,14 +103,15 @@ def main(inherited: Inherited, slot: int, pipes: Pipes) -> int:
     return 0
 
 
-def _boot(inherited: Inherited, slot: int, pipes: Pipes) -> Worker:
+def _boot(inherited: Inherited, slot: int, pipes: Pipes, clients: tuple[int, ...]) -> Worker:
     setup.name_process("tlsmgr-worker")
-    setup.close_all_but(inherited.descriptors() | inherited.directories() | set(pipes))
+    kept = inherited.descriptors() | inherited.directories()
+    setup.close_all_but(kept.union(pipes, clients))
     context = setup.make_context(inherited, slot)
     for cache in context.caches:
         cache.own_directory()
     worker = Worker(inherited, slot, pipes, context)
-    worker.start()
+    worker.start(clients)
     return worker
 
 
@@ -130,11 +134,13 @@ class Worker:
         self._stopping = False
         self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
 
-    def start(self) -> None:
-        """Catch signals and listen. Raises OSError."""
+    def start(self, clients: tuple[int, ...]) -> None:
+        """Catch signals, listen, and greet the clients that wait already. Raises OSError."""
         self._catch_signals()
         self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
         self._listeners.listen()
+        for connection in clients:
+            self._add(connection)
 
     def run(self) -> None:
         """Serve until the parent or a signal ends it."""
@@ -203,8 +209,11 @@ class Worker:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):
             return
         for connection in self._listeners.accept(fd, now):
-            self._context.counts[_CONNECTIONS] += 1
-            self._connections.add(connection)
+            self._add(connection)
+
+    def _add(self, connection: int) -> None:
+        self._context.counts[_CONNECTIONS] += 1
+        self._connections.add(connection)
 
     def _check(self, now: float) -> None:
         """Once a second: look for waiting connections, close those that time out or hold most.

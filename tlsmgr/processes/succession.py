@@ -1,0 +1,112 @@
+"""succession - what a daemon leaves to the one after it, and what that one takes.
+
+At a reload the parent calls ``leave`` when no worker accepts any more. At its start the successor
+calls ``receive``, before it forks: that logs what was found, or why there is nothing, and returns
+the clients that it met on the way. ``apply`` puts the found into the new daemon's shared memory.
+
+The PRNG pool never goes over. Whoever may connect to the socket may ask for every ticket key, so a
+message counts only from root and from the user that the daemon becomes, and no key in it is used
+for new sessions or for longer than one made now.
+
+Whatever fails, the start goes on with new keys, after one line in the log. Nothing is fatal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from socket import socket
+
+from tlsmgr import log
+from tlsmgr.processes import handover, parking
+from tlsmgr.processes.handover import BadMessage, Message, OtherLayout
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.parking import Parked
+
+ROOT = 0
+
+
+@dataclass
+class Arrivals:
+    """What waited at the socket: a message or None, and connections of clients."""
+
+    message: Message | None = None
+    clients: list[int] = field(default_factory=list)
+    refused: bool = False  # a message was there, and why it is not used is in the log
+
+
+def leave(inherited: Inherited, parent: int, now: int) -> None:
+    """Leave a message to the successor. A failure is a warning, and it starts with new keys."""
+    message = Message(
+        parent=parent,
+        time=now,
+        ticket_keys=inherited.ticket_keys.dump(),
+        statistics=inherited.stats.totals(),
+    )
+    try:
+        memory = handover.write(message)
+        try:
+            parking.park(inherited.listeners[0], memory)
+        finally:
+            os.close(memory)
+    except BlockingIOError:
+        _warn_of_failure("too many clients wait at the socket")
+    except (OSError, TypeError) as error:  # TypeError: the address of another kind of socket
+        _warn_of_failure(getattr(error, "strerror", None) or "not a UNIX-domain socket")
+
+
+def _warn_of_failure(reason: str) -> None:
+    log.warning(f"cannot hand over sessions and ticket keys: {reason}; the next start has new keys")
+
+
+def receive(listeners: Sequence[socket], owner: int, wanted: bool, now: int) -> Arrivals:
+    """Return the message that a predecessor left, and the clients that wait behind it.
+
+    ``owner`` is the user that may leave one, beside root; unless it is ``wanted``, it is dropped.
+    """
+    found = Arrivals()
+    for arrival in _arrivals(listeners):
+        if isinstance(arrival, int):
+            found.clients.append(arrival)
+            continue
+        try:
+            found.message = _read(arrival, (ROOT, owner), now) if wanted else None
+        except BadMessage as error:
+            _refuse(arrival, error)
+            found.refused = True
+        finally:
+            os.close(arrival.descriptor)
+        if found.message is not None:
+            break
+    if found.message is None and not found.refused:
+        reason = "nothing was handed over" if wanted else "tlsmgr_handover is off"
+        log.info(f"starting with new keys: {reason}")
+    return found
+
+
+def _arrivals(listeners: Sequence[socket]) -> Iterator[Parked | int]:
+    for listener in listeners:
+        yield from parking.arrivals(listener)
+
+
+def _read(parked: Parked, owners: Collection[int], now: int) -> Message:
+    if parked.uid not in owners:
+        raise BadMessage(f"it is from user {parked.uid}")
+    return handover.read(parked.descriptor, now)
+
+
+def _refuse(parked: Parked, error: BadMessage) -> None:
+    if isinstance(error, OtherLayout):
+        log.info(f"starting with new keys: hand-over from process {parked.pid}: {error}")
+    else:
+        log.warning(f"starting with new keys: hand-over from process {parked.pid} refused: {error}")
+
+
+def apply(inherited: Inherited, message: Message, now: int) -> None:
+    """Take over what the message holds, before the first fork, and log what that is."""
+    inherited.ticket_keys.restore(message.ticket_keys, now)
+    inherited.stats.add_totals(message.statistics)
+    name = inherited.ticket_keys.name_of_current(now)
+    key = f"session ticket key {name}" if name else "no session ticket key"
+    log.info(f"took over from process {message.parent}: {key}")
