@@ -103,5 +103,7 @@ class ControlSocket:
                 return
             with connection, connection.makefile("rwb") as stream:
                 stream.readline()
-                stream.write(json.dumps(as_json(self.answer(60 + self.answered))).encode() + b"\n")
+                stream.write(
+                    json.dumps(as_json(self.answer(60 + self.answered))).encode() + b"\nok\n"
+                )
                 self.answered += 1
