@@ -1,7 +1,8 @@
 """small_checkout - a checkout with our scripts that needs one small package, which lies beside it
 
 So its environment is made without a network. The package ``thing`` is a wheel made here, and the
-lock files name nothing else.
+lock files name nothing else. The venv module takes three seconds, so tests that are not about it
+have it copy an environment: `quick`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from support.checkout import CHECKOUT
 class SmallCheckout:
     """The checkout. ``call`` runs shell code with venv.sh sourced, as a script of it would."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quick: Path | None = None) -> None:
+        """With `quick`, a Python that `quick_python` made is the system's."""
         self.root = root
         self.python = root / ".venv/bin/python"
         shutil.copytree(CHECKOUT / "scripts", root / "scripts", symlinks=True)
+        if quick:
+            script = root / "scripts" / "venv.sh"
+            script.write_text(script.read_text().replace("/usr/bin/python3", str(quick)))
         (root / "tlsmgr").symlink_to(CHECKOUT / "tlsmgr")
         wheel = root / "thing-1-py3-none-any.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
@@ -102,3 +107,19 @@ class SmallCheckout:
             )
             return run.stdout == f"{self.root}/tlsmgr/__init__.py\n"
         return False
+
+
+def quick_python(directory: Path, made: SmallCheckout) -> Path:
+    """Make an interpreter whose venv module copies the environment that was made there."""
+    bare = SmallCheckout(directory / "bare")
+    shutil.copytree(made.root / ".venv", bare.root / ".venv", symlinks=True)
+    for path in (*bare.packages.glob("t*"), *bare.root.glob(".venv/installed*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    python = directory / "python"
+    python.write_text(
+        "#!/bin/sh\nfor last; do :; done\n"
+        f'case "$*" in *"-m venv "*) exec cp -a "{bare.root}/.venv/." "$last";; esac\n'
+        f'exec {made.python.resolve()} "$@"\n'
+    )
+    python.chmod(0o755)
+    return python

@@ -94,13 +94,13 @@ def test_tlsmgrctl_runs_without_an_environment(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def debian(tmp_path: Path) -> SmallCheckout:
+def debian(tmp_path: Path, quick: Path) -> SmallCheckout:
     """A checkout with tlsmgr-test, and before it in PATH: the commands of a Debian system.
 
     They lack mandoc, have the packages that the file ``agents`` lists, and record what apt-get is
     asked for.
     """
-    checkout, commands = SmallCheckout(tmp_path / "own"), tmp_path / "bin"
+    checkout, commands = SmallCheckout(tmp_path / "own", quick), tmp_path / "bin"
     commands.mkdir()
     texts = {
         "id": "echo 0",

@@ -19,24 +19,17 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> SmallCheckout:
-    """One whose environment was made."""
-    checkout = SmallCheckout(tmp_path_factory.mktemp("made") / "check out")
-    status, said = checkout.call(USE)
-    assert status == 0, said
-    assert said[0].startswith(
-        f"tlsmgr-start: makes a virtual environment in {checkout.root}/.venv with /"
-    )
-    assert "fetches what is missing of thing from the Python Package Index" in said[1]
-    assert len(said) == 2
-    assert checkout.works()
+def settled(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> SmallCheckout:
+    """One that works, for tests that damage it and see it repaired."""
+    checkout = SmallCheckout(tmp_path_factory.mktemp("settled") / "own", quick)
+    assert checkout.call(USE)[0] == 0
     return checkout
 
 
 @pytest.fixture
-def copy(made: SmallCheckout, tmp_path: Path) -> SmallCheckout:
-    """A copy of it at another place."""
-    checkout = SmallCheckout(tmp_path / "copy")
+def copy(made: SmallCheckout, quick: Path, tmp_path: Path) -> SmallCheckout:
+    """A copy of the one that was made, at another place."""
+    checkout = SmallCheckout(tmp_path / "copy", quick)
     shutil.copytree(made.root / ".venv", checkout.root / ".venv", symlinks=True)
     return checkout
 
@@ -128,29 +121,27 @@ def test_whatever_state_it_is_in_the_next_call_repairs_it(
     ],
 )
 def test_a_package_that_breaks_in_place_is_noticed(
-    copy: SmallCheckout, damage: Callable[[SmallCheckout], None], reason: str
+    settled: SmallCheckout, damage: Callable[[SmallCheckout], None], reason: str
 ) -> None:
-    assert copy.call(USE)[0] == 0  # it has moved
-    damage(copy)
-    status, said = copy.call("check_venv ''")
+    damage(settled)
+    status, said = settled.call("check_venv ''")
     assert status == 0, said
     assert f"({reason}" in said[0]
-    assert copy.works()
-    assert (copy.packages / "thing_later.py").exists()
-    assert copy.call("check_venv ''") == (0, [])
+    assert settled.works()
+    assert (settled.packages / "thing_later.py").exists()
+    assert settled.call("check_venv ''") == (0, [])
 
 
-def test_a_program_that_cannot_be_imported_has_it_repaired(copy: SmallCheckout) -> None:
+def test_a_program_that_cannot_be_imported_has_it_repaired(settled: SmallCheckout) -> None:
     """Here a package is missing that setup.cfg does not name, so the repair does not help."""
-    copy.call(USE)
-    package_gone(copy)
+    package_gone(settled)
     code = "self=$root/scripts/tlsmgr-start; run -o x=y"
-    status, said = copy.call(code)
+    status, said = settled.call(code)
     assert status == 1
     assert "repairs or updates" in said[0]
     assert "(ModuleNotFoundError: No module named " in said[0]
     assert said[-1].startswith("ModuleNotFoundError: No module named ")
-    assert copy.works()
+    assert settled.works()
 
 
 def test_nothing_of_the_callers_is_executed(tmp_path: Path) -> None:
@@ -180,8 +171,8 @@ def test_nothing_of_the_callers_is_executed(tmp_path: Path) -> None:
     assert sorted(foreign.rglob("*")) == before
 
 
-def test_two_first_starts_at_once(tmp_path: Path) -> None:
-    checkout = SmallCheckout(tmp_path / "own")
+def test_two_first_starts_at_once(quick: Path, tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own", quick)
     starts = [checkout.start(USE) for _ in range(2)]
     said = "".join(start.communicate(timeout=300)[1] for start in starts)
     assert [start.returncode for start in starts] == [0, 0], said
