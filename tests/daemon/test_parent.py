@@ -89,7 +89,7 @@ def test_sessions_and_ticket_keys_outlive_all_workers(daemon: Daemon) -> None:
 def test_workers_that_die_young_are_replaced_with_growing_pauses(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon("tlsmgr_worker_processes=1")
     pauses = [0.0]
-    while max(pauses) < 0.7:  # each time twice as long, unless this machine let one grow old
+    while max(pauses) < 0.35:  # each time twice as long, unless this machine let one grow old
         assert len(pauses) < 30, pauses
         (victim,) = wait_for_workers(daemon, 1, set())
         ask_all(daemon, 1)  # it serves: this is no start in vain
@@ -188,6 +188,8 @@ def test_a_fork_that_fails_is_tried_again(make_daemon: MakeDaemon) -> None:
         *(f"{t}_tls_session_cache_database=" for t in ("smtpd", "smtp", "lmtp")),  # nor sweepers
         sabotage="""
 import os
+from tlsmgr.processes import restarts
+restarts.FORK_PAUSE = 0.2
 fork, calls = os.fork, []
 def fork_or_fail():
     calls.append(1)
@@ -209,16 +211,16 @@ os.fork = fork_or_fail
 
 def test_a_worker_that_hangs_is_replaced(make_daemon: MakeDaemon) -> None:
     """And one that merely has nothing to do is left alone."""
-    daemon = make_daemon("tlsmgr_worker_processes=2", "daemon_timeout=3s")
+    daemon = make_daemon("tlsmgr_worker_processes=2", "daemon_timeout=2s")
     before = daemon.worker_pids()
     stopped, other = sorted(before)
-    time.sleep(3.5)
+    time.sleep(2.5)
     assert daemon.worker_pids() == before
     os.kill(stopped, signal.SIGSTOP)
     began = time.monotonic()
     ask_all(daemon, 30)
     wait_for_workers(daemon, 2, {stopped})
-    assert time.monotonic() - began > 1.9, "it had beaten its heart a second before, at most"
+    assert time.monotonic() - began > 0.9, "it had beaten its heart a second before, at most"
     assert other in daemon.worker_pids()
     assert f"warning: worker pid {stopped} does not respond: ending it" in daemon.lines()
     ask_all(daemon)

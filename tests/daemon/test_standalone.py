@@ -185,12 +185,12 @@ def test_a_mistake_on_the_command_line(idle: Daemon, arguments: list[str]) -> No
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_start(make_daemon: MakeDaemon, number: signal.Signals) -> None:
     """It may come at any moment: the start ends in order, and nothing is left."""
-    for step in range(12):
+    for step in range(6):
         daemon = make_daemon("tlsmgr_worker_processes=2", start=False)
         daemon.launch()
         path = daemon.directory / "private" / "tlsmgr"
         wait_for(lambda p=path: os.path.lexists(p), "the socket")  # type: ignore[misc]
-        time.sleep(step * 0.02)
+        time.sleep(step * 0.04 + (0.02 if number == signal.SIGINT else 0.0))
         daemon.send(number)
         assert daemon.wait() == 0, (step, daemon.log())
         assert not os.path.lexists(path), step

@@ -104,7 +104,7 @@ import time
 from tlsmgr.processes import parent, upkeep
 parent.LOCATE_TIME = parent.MAKE_TIME = 0.1
 locate = upkeep._locate
-upkeep._locate = lambda *arguments: (time.sleep(4), locate(*arguments))[1]
+upkeep._locate = lambda *arguments: (time.sleep(2.5), locate(*arguments))[1]
 """,
     )
     assert not serve_on(daemon, 0)

@@ -225,22 +225,24 @@ SETTLED = {
 }
 
 
-@pytest.mark.parametrize("case", SETTLED)
-def test_a_client_whose_business_is_done_may_be_idle(make_daemon: MakeDaemon, case: str) -> None:
-    """The time for half requests and stuck replies is over for it, not running on."""
+def test_clients_whose_business_is_done_may_be_idle(make_daemon: MakeDaemon) -> None:
+    """The time for half requests and stuck replies is over for them, not running on."""
     daemon = make_daemon("tlsmgr_worker_processes=1", "ipc_timeout=1s")
-    with Connection(daemon.socket_path) as connection:
-        assert connection.ask(update(b"smtp", b"large", bytes(200_000))) == OK
-        if SETTLED[case]:
-            connection.send(SETTLED[case])
-        else:
-            connection.ask(seed(4), segment=3)
-        for _ in range(SETTLED[case].count(b"request\0")):
-            assert connection.read_list().startswith(b"status\x000\0")
+    with contextlib.ExitStack() as stack:
+        clients = {case: stack.enter_context(Connection(daemon.socket_path)) for case in SETTLED}
+        for case, connection in clients.items():
+            assert connection.ask(update(b"smtp", b"large", bytes(200_000))) == OK
+            if SETTLED[case]:
+                connection.send(SETTLED[case])
+            else:
+                connection.ask(seed(4), segment=3)
+            for _ in range(SETTLED[case].count(b"request\0")):
+                assert connection.read_list().startswith(b"status\x000\0")
         for _ in range(2):
             with half_a_request(daemon):
                 pass  # it is given up, so a second has passed, and more
-        expect_seed(connection, 4)
+        for connection in clients.values():
+            expect_seed(connection, 4)
     assert daemon.lines().count("warning: timeout on tlsmgr socket") == 2
 
 
