@@ -24,12 +24,12 @@ from pathlib import Path
 
 from tlsmgr import __version__
 from tlsmgr.bootstrap import NOTE
-from tlsmgr.install import trial
+from tlsmgr.install import installation, trial
 from tlsmgr.install.instance import STOCK, Instance, Running
 from tlsmgr.install.launcher import NAME, Launcher, read_note
 from tlsmgr.log import Fatal
 
-CHECKOUT = os.path.abspath(f"{os.path.dirname(__file__)}/../..")
+INSTALLATION = installation.find(os.path.abspath(f"{os.path.dirname(__file__)}/../.."))
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 USAGE_ERROR = 64  # sysexits(3), EX_USAGE
 NOT_SERVING = 2  # of status
@@ -84,12 +84,12 @@ def enable(instance: Instance) -> int:
         trial.check_service(service)
         launcher.text()  # Fatal when it is not ours
         _warn_about_unsafe_paths()
-        with launcher.candidate(CHECKOUT) as candidate:
+        with launcher.candidate(INSTALLATION) as candidate:
             for text in trial.run(instance, service, candidate):
                 _complain(text)
             _say("test start succeeded")
             if launcher.install(candidate):
-                _say(f"installed {launcher.path}, which runs {CHECKOUT}")
+                _say(f"installed {launcher.path}, which runs {INSTALLATION.directory}")
         _switch(instance, NAME)
     return 0
 
@@ -174,15 +174,14 @@ def _switch(instance: Instance, command: str) -> None:
 
 
 def _is_stale(instance: Instance, command: str) -> bool:
-    """Return whether what runs is not of the command, or older than the checkout."""
+    """Return whether what runs is not of the command, or older than it."""
     running = instance.tlsmgr()
     if running is None:
         return False
     if command != NAME or not running.ours:
         return running.ours or command == NAME
-    paths = [Path(_launcher(instance).path), *Path(CHECKOUT, ".venv").glob("installed*")]
-    paths += Path(CHECKOUT, "tlsmgr").rglob("*.py")
-    return any(path.stat().st_mtime > running.started for path in paths)
+    launcher = Path(_launcher(instance).path).stat().st_ctime
+    return max(launcher, INSTALLATION.newest()) > running.started
 
 
 def _reload(instance: Instance, command: str) -> None:
@@ -233,7 +232,7 @@ def _lock(instance: Instance) -> Iterator[None]:
 
 
 def _warn_about_unsafe_paths() -> None:
-    found = list(islice(trial.unsafe_paths(CHECKOUT), 2))
+    found = list(islice(INSTALLATION.unsafe_paths(), 2))
     if found:
         more = " and others" if len(found) > 1 else ""
         _complain(

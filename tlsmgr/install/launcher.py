@@ -1,8 +1,8 @@
 """launcher - the shell script under daemon_directory that master(8) starts.
 
-It runs the daemon of one checkout with that checkout's Python. ``-I`` keeps Python from looking
-elsewhere for code. When the daemon does not start, it runs Postfix's own tlsmgr, with one warning
-in the mail log; the next reload tries ours again.
+It runs the daemon of one installation, with its Python. ``-I`` keeps Python from looking elsewhere
+for code. When the daemon does not start, it runs Postfix's own tlsmgr, with one warning in the mail
+log; the next reload tries ours again.
 
 It cannot wait for Python, because master(8) knows this process's id. So it writes a note before it
 becomes Python (see bootstrap), and looks for the note of the start before: "starting" is a start
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tlsmgr.bootstrap import NOTE
+from tlsmgr.install.installation import Installation
 from tlsmgr.install.instance import STOCK, write_file
 from tlsmgr.log import Fatal
 
@@ -38,12 +39,11 @@ SHIFTS = {"little": "0 8 16 24", "big": "24 16 8 0"}
 
 HEAD = """\
 started by Postfix's master(8) in place of its own tlsmgr(8).
-# Written by tlsmgr-postfix(8). When the tlsmgr of this checkout does not start, Postfix's own runs.
+# Written by tlsmgr-postfix(8). When this tlsmgr does not start, Postfix's own runs.
 """
 BODY = """\
-python=$checkout/.venv/bin/python
 bootstrap=$checkout/tlsmgr/bootstrap.py
-cure="to repair it: $checkout/scripts/tlsmgr-postfix enable"
+cure="to repair it: $command enable"
 
 run_stock() {
     printf '%s\\n' "stock $PPID $reason" >"$note"
@@ -119,17 +119,17 @@ class Launcher:
         return text
 
     def checkout(self) -> str | None:
-        """Return the checkout that it runs, None when there is no launcher."""
+        """Return the directory of the installation that it runs, None when there is none."""
         text = self.text()
         lines = [] if text is None else text.splitlines()
         return next(("".join(shlex.split(x[9:])) for x in lines if x.startswith("checkout=")), None)
 
     @contextlib.contextmanager
-    def candidate(self, checkout: str) -> Iterator[str]:
+    def candidate(self, installation: Installation) -> Iterator[str]:
         """Write it beside its place, for a test start; yield the path. ``install`` moves it."""
         path = f"{self.path}.new"
         try:
-            write_file(path, self._rendered(checkout).encode(), 0o755)
+            write_file(path, self._rendered(installation).encode(), 0o755)
             yield path
         except OSError as error:
             raise Fatal(f"cannot write {path}: {error.strerror}") from None
@@ -144,9 +144,11 @@ class Launcher:
         os.rename(candidate, self.path)
         return True
 
-    def _rendered(self, checkout: str) -> str:
+    def _rendered(self, installation: Installation) -> str:
         values = {
-            "checkout": checkout,
+            "checkout": installation.directory,
+            "python": installation.python,
+            "command": installation.command,
             "stock": f"{self.daemon_directory}/{STOCK}",
             "postlog": f"{self.command_directory}/postlog",
             "note": NOTE,

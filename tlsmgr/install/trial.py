@@ -1,4 +1,4 @@
-"""trial - the test start before master.cf is changed, and the checks beside it.
+"""trial - the test start before master.cf is changed, and the check of its line beside it.
 
 ``run`` starts the launcher as master(8) would, with the same options and environment, but for one
 request on standard input (-S). The daemon makes its files as mail_owner, enters the jail, answers,
@@ -7,10 +7,7 @@ and ends. It uses no cache that is in use, and leaves only the cache files that 
 
 from __future__ import annotations
 
-import os
-import stat
 import subprocess
-from collections.abc import Iterator
 
 from tlsmgr.install.instance import Instance, Service
 from tlsmgr.log import Fatal
@@ -18,7 +15,6 @@ from tlsmgr.log import Fatal
 REQUEST = b"request\0seed\0size\x0032\0\0"
 GOOD_REPLY = b"status\x000\0seed\0"
 TIME_LIMIT = 60.0  # seconds; a cold start of Python from a slow disk takes some
-EXECUTED = ("tlsmgr", "scripts", ".venv", "setup.cfg", "setup.py")  # of the checkout, by root
 
 
 def check_service(service: Service) -> None:
@@ -76,27 +72,3 @@ def split(text: str) -> list[str]:
             argument += char
     braced = [a.startswith("{") and a.endswith("}") for a in arguments]
     return [a[1:-1].strip() if b else a for a, b in zip(arguments, braced, strict=True)]
-
-
-def unsafe_paths(checkout: str) -> Iterator[str]:
-    """Yield what root executes, with its directories, that another user may change."""
-    for path in (checkout, os.path.realpath(f"{checkout}/.venv/bin/python")):
-        while path != "/":
-            if _is_unsafe(path):
-                yield path
-            path = os.path.dirname(path)
-    for top in (f"{checkout}/{name}" for name in EXECUTED):
-        if os.path.lexists(top) and _is_unsafe(top):
-            yield top
-        for directory, directories, files in os.walk(top):
-            paths = (f"{directory}/{name}" for name in (*directories, *files))
-            yield from filter(_is_unsafe, paths)
-
-
-def _is_unsafe(path: str) -> bool:
-    """Return whether a user other than root may write to it, or replace what is in it."""
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        return status.st_uid != 0
-    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return status.st_uid != 0 or bool(others and not status.st_mode & stat.S_ISVTX)

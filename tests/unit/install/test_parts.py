@@ -13,7 +13,7 @@ import pytest
 from support.checkout import CHECKOUT
 
 from tlsmgr import __version__
-from tlsmgr.install import instance, trial
+from tlsmgr.install import installation, instance, trial
 from tlsmgr.install.__main__ import SIGNALS, main
 from tlsmgr.install.instance import Instance, check_version, command_places
 from tlsmgr.install.launcher import NAME, Launcher, Note, read_note
@@ -103,12 +103,12 @@ def test_the_command_is_found(text: str, before: list[str]) -> None:
 def test_the_launcher_is_tried_beside_its_place(tmp_path: Path) -> None:
     launcher = Launcher(str(tmp_path), "/usr/sbin")
     assert launcher.checkout() is None
-    with launcher.candidate("/opt/it's here") as path:
+    with launcher.candidate(installation.find("/opt/it's here")) as path:
         assert Path(path).stat().st_mode & 0o777 == 0o755
         assert launcher.install(path)
     assert launcher.checkout() == "/opt/it's here"
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
-    with launcher.candidate("/opt/it's here") as path:
+    with launcher.candidate(installation.find("/opt/it's here")) as path:
         assert not launcher.install(path)
     assert [entry.name for entry in tmp_path.iterdir()] == [NAME]
 
@@ -120,19 +120,6 @@ def test_the_note_is_read(tmp_path: Path) -> None:
     for text, expected in (("", Note()), ("stock 17 no luck\n", Note("stock", "17", "no luck"))):
         note.write_text(text)
         assert read_note(str(tmp_path)) == expected
-
-
-def test_files_that_others_may_change_are_named(tmp_path: Path) -> None:
-    for name in ("tlsmgr", "scripts", ".venv/bin"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / ".venv/bin/python").symlink_to("/bin/sh")
-    files = [tmp_path / name for name in ("tlsmgr/daemon.py", "scripts/venv.sh", "setup.cfg")]
-    for file in files:
-        file.touch(mode=0o644)
-    before = set(trial.unsafe_paths(str(tmp_path)))  # empty for root, all of it for others
-    for file in files:
-        file.chmod(0o664)
-    assert set(trial.unsafe_paths(str(tmp_path))) == before | {str(file) for file in files}
 
 
 def test_a_process_that_ends_while_it_is_looked_at(
