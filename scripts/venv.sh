@@ -131,6 +131,7 @@ check_venv() { # EXTRAS
 
 # Make or repair .venv. Called with the lock.
 prepare() { # EXTRAS
+    [ ! -e "$root/packaged" ] || refuse "$1"
     if [ -e "$root/.venv" ]; then
         [ -w "$root/.venv" ] || unwritable "$root/.venv"
         say "repairs or updates $root/.venv${TLSMGR_IMPORT_FAILED:+ ($TLSMGR_IMPORT_FAILED)}"
@@ -148,6 +149,13 @@ prepare() { # EXTRAS
         problem=$(clean "$python" -I "$environment" check "$1" 2>&1) || die "$problem"
     fi
     clean "$python" -I "$environment" stamp "$1" || die "cannot write into $root/.venv"
+}
+
+# In a package the environment is part of it; its mark has the command that installs it again.
+refuse() { # EXTRAS
+    [ -z "$1" ] || die "the package does not have what this needs; a checkout fetches it"
+    die "$root is damaged${TLSMGR_IMPORT_FAILED:+ ($TLSMGR_IMPORT_FAILED)}; to repair it:" \
+        "$(cat "$root/packaged")"
 }
 
 unwritable() { # PATH

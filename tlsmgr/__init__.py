@@ -1,3 +1,3 @@
 """tlsmgr - the TLS session cache and PRNG manager of a Postfix mail system, pre-forked."""
 
-__version__ = "0.1.0"
+__version__ = "1.0"
