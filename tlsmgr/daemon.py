@@ -20,7 +20,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 from tlsmgr import __version__, log
@@ -120,7 +120,7 @@ class StartMode:
 
     ``watched`` are descriptors that become readable at a reload: master's status channel. A stop
     is a signal.
-    ``on_ready`` is called when all workers serve.
+    ``on_ready`` is called when all workers serve. ``jobs`` are more jobs of the parent, by name.
     """
 
     listeners: tuple[socket.socket, ...]
@@ -129,6 +129,7 @@ class StartMode:
     watched: tuple[int, ...] = ()
     on_ready: Callable[[], None] = field(default=lambda: None)
     on_stdin: bool = False
+    jobs: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
 
 
 def serve(conf: Configuration, mode: StartMode) -> None:
@@ -196,6 +197,8 @@ def _run(
     parent.take_clients(clients)
     parent.start_janitor()
     duties.enter_jail()
+    for name, run in mode.jobs.items():
+        parent.jobs.add(name, run)
     interval = conf.seconds("tlsmgr_statistics_interval")
     if interval:
         line = StatisticsLine(inherited.stats, interval)

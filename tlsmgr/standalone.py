@@ -7,7 +7,8 @@ the state directory, so that an installed Postfix is left alone.
 
 It listens on a socket of its own (``private/tlsmgr`` under the queue directory, or ``--socket``),
 keeps the caller's identity, and logs to standard error, with ``--daemon`` to syslog. One daemon
-uses a socket, and one a data directory, which it locks with flock(2) until it ends.
+uses a socket, and one a data directory, which it locks with flock(2) until it ends. Under systemd
+it serves on the sockets that it is given.
 
 Exit status: 0 after SIGTERM, SIGINT or SIGHUP; 1 with one ``fatal:`` line when it cannot start; 64
 for a mistake on the command line.
@@ -25,7 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from tlsmgr import __version__, daemonize, log
+from tlsmgr import __version__, daemonize, log, systemd
 from tlsmgr.config import maillog_client
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.log import Fatal
@@ -95,10 +96,12 @@ def start(chosen: argparse.Namespace) -> None:
     conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
     make_directory(conf.text("queue_directory"))
     make_directory(conf.text("data_directory"))
-    path = _absolute(chosen.socket or f"{conf.text('queue_directory')}/private/tlsmgr")
+    listeners = systemd.listeners(os.environ)
+    path = chosen.socket or f"{conf.text('queue_directory')}/private/tlsmgr"
+    path = os.fsdecode(listeners[0].getsockname()) if listeners else _absolute(path)
     pid_path = _absolute(chosen.pid_file) if chosen.pid_file else None
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(listening(path, ENDINGS))
+        listeners = listeners or (stack.enter_context(listening(path, ENDINGS)),)
         stack.enter_context(_only_user_of(conf.text("data_directory")))
         on_ready: Callable[[], None] = partial(_announce, path)
         if chosen.daemon:
@@ -106,12 +109,18 @@ def start(chosen: argparse.Namespace) -> None:
             maillog_client.connect(conf, "tlsmgr", also_stderr=True)
         if pid_path:
             stack.enter_context(pid_file(pid_path))
-        daemon.serve(conf, daemon.StartMode((listener,), Identity(*me()), on_ready=on_ready))
+        watchdog = systemd.Watchdog(path, os.environ)
+        jobs = {"watchdog": watchdog.run} if watchdog.interval else {}
+        daemon.serve(
+            conf, daemon.StartMode(listeners, Identity(*me()), on_ready=on_ready, jobs=jobs)
+        )
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # a late one must not stop the cleaning
+        systemd.notify(os.environ, "STOPPING=1")
 
 
 def _announce(path: str) -> None:
     """Print the socket's path: the workers serve. A reader that has gone is no error."""
+    systemd.notify(os.environ, "READY=1")
     with contextlib.suppress(OSError):
         os.write(1, os.fsencode(path) + b"\n")
 

@@ -16,7 +16,7 @@ PACKAGE = CHECKOUT / "tlsmgr"
 MAN = CHECKOUT / "man"
 
 ELSEWHERE = {"ctl", "install", "client"}  # programs that log nothing
-BY_HAND = {"standalone.py", "pidfile.py", "socketfile.py"}  # only a start by hand runs them
+BY_HAND = {"standalone.py", "systemd.py", "pidfile.py", "socketfile.py"}  # a start by hand alone
 
 LOGGING = frozenset(
     [
