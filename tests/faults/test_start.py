@@ -153,7 +153,9 @@ def test_a_directory_of_another_owner(
         os.chown(place, NOBODY, NOBODY)
         daemon.wait_for_log("smtp_scache.sessions could be made")
         wait_for(lambda: all(serve_on(daemon, n) for n in range(20)), "sessions")
-    assert (load.failed, load.refused) == ([], [])
+    # Until it is replaced, a worker does not have the files, and does not claim to store.
+    refused = [reply for reply in load.refused if not reply.startswith("update")]
+    assert (load.failed, refused, load.stale) == ([], [], 0)
 
 
 def skip_unless_readable(path: Path) -> None:
