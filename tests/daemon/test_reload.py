@@ -85,7 +85,8 @@ def test_ticket_keys_and_counts_go_over(child: MasterChild) -> None:
         child.reload()
         child.wait_until_ready()
         assert child.texts("took over")[-1] == (
-            f"took over from process {before}: session ticket key {key[:4].hex()}"
+            f"took over from process {before}: session ticket key {key[:4].hex()},"
+            " smtpd cache, smtp cache"
         )
         assert key_of(child) == key
         assert data_of(ask(str(child.socket), tktkey(key[:16])), b"keybuf") == key

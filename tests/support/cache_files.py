@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tlsmgr.sessions.cache import CacheRules, SessionCache
-from tlsmgr.sessions.file import FileMark, StoreFile, map_size_for
+from tlsmgr.sessions.file import StoreFile, map_size_for
 from tlsmgr.sessions.record import Nonces
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store, create
@@ -47,10 +47,9 @@ class CacheFiles:
         self.rules = CacheRules("smtp", timeout, size_limit, entry_limit, logging)
         memory = SharedMemory(65536)
         self.shared = SharedCache(memory, os.urandom(64), encrypted)
-        mark = FileMark(memory.carve(FileMark.SIZE))
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         size = map_size or map_size_for(size_limit)
-        self.file = StoreFile(self.directory, "smtp.sessions", size, mark)
+        self.file = StoreFile(self.directory, "smtp.sessions", size, self.shared.mark)
         self.path = directory / self.file.name
         self.claim = create(self.file)
         self._open: list[SessionCache | Store] = []

@@ -144,7 +144,7 @@ OURS = (
         "tlsmgr_handover",
         Kind.FLAG,
         "yes",
-        "Whether session ticket keys and statistics go over to the next process at a reload.",
+        "Whether sessions, ticket keys and statistics go over to the next process at a reload.",
     ),
     Parameter(
         "tlsmgr_farm_secret_file",

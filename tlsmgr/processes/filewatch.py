@@ -1,6 +1,7 @@
 """filewatch - makes the files of the session caches, and makes one new when it is lost or damaged.
 
-The content of these files is expendable. A file that was removed, replaced or damaged, or whose
+The content of these files is expendable. One that an earlier daemon handed over is used on, if it
+is sound. A file that was removed, replaced or damaged, or whose
 lock table was, is made new and empty, under new keys; workers that have the old one open are
 replaced, which ``on_renewed`` causes. Run by the janitor, in slices of one look at every file. A
 file that can't be made is tried again; that is one warning in ten minutes, and an info line when it
@@ -18,7 +19,7 @@ from tlsmgr import log
 from tlsmgr.processes.inherited import CachePlan, Scoreboard
 from tlsmgr.sessions.file import StoreError, StoreFile, claim, in_directory, is_lost
 from tlsmgr.sessions.record import KEY_BYTES
-from tlsmgr.sessions.store import create
+from tlsmgr.sessions.store import Store, create
 
 WATCH_INTERVAL = 2.0  # seconds between two looks at the files
 RETRY_INTERVAL = 30.0  # seconds before a file that could not be made is tried again
@@ -44,15 +45,20 @@ class FileWatch:
         self._limit = log.Limit(WARNING_INTERVAL)
 
     def make_all(self) -> None:
-        """Make every file, or take over the one that an earlier janitor of this daemon made.
+        """Make every file, or take over the one that an earlier janitor or daemon made.
 
-        One that was made and is lost is left to ``run``: workers have it open.
+        One that this daemon made and that is lost is left to ``run``: workers have it open.
         """
-        for _, file in self._plans:
+        for plan, file in self._plans:
+            inherited, plan.shared.is_inherited[0] = plan.shared.is_inherited[0], 0
             if not file.mark.inode:
                 self._make(file)
             elif not is_lost(file):
                 self._take_over(file)
+                if inherited:
+                    _count(plan, file)
+            elif inherited:
+                self._make_new(plan, file)
 
     def run(self, now: float) -> float:
         """Look at every file, and make new the ones that need it."""
@@ -110,3 +116,18 @@ class FileWatch:
             return False
         self._failed.discard(key)
         return True
+
+
+def _count(plan: CachePlan, file: StoreFile) -> None:
+    """Log how many sessions are in a file that was taken over."""
+    try:
+        store = Store(file)
+        try:
+            count, _ = store.usage()
+        finally:
+            store.close()
+    except StoreError as error:
+        if error.damaged:
+            file.mark.report_damage(file.mark.inode)
+        return
+    log.info(f"{plan.rules.cache_type} TLS session cache: {count} sessions are kept in {file.name}")

@@ -18,15 +18,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
 from fcntl import fcntl as control
-from typing import Any
+from typing import Any, NamedTuple
 
+from tlsmgr.sessions.file import MarkValues
+from tlsmgr.sessions.record import KEY_BYTES as SEAL_KEY_BYTES
+from tlsmgr.sessions.shared import CacheState, OlderKey
 from tlsmgr.tickets import KEY_BYTES as TICKET_KEY_BYTES
 
 LAYOUT = 1
 LONGEST = 1 << 20  # bytes
 LONGEST_WAIT = 3600  # seconds that a message may be on its way
 CLOCK_SLACK = 60  # seconds that it may seem to come from the future
-LARGEST_COUNT = 1 << 60
+LARGEST_COUNT, LARGEST_INODE = 1 << 60, (1 << 64) - 1
 
 _MAGIC = b"tlsmgr-handover\n"
 _HEAD = struct.Struct("=16sII")  # magic, layout, length of what follows
@@ -42,6 +45,14 @@ class OtherLayout(BadMessage):
     """It was written by another version of this program."""
 
 
+class CacheMessage(NamedTuple):
+    """What goes over of one cache: its database and size limit in the configuration, its state."""
+
+    table: str
+    size_limit: int
+    state: CacheState
+
+
 @dataclass(frozen=True)
 class Message:
     """What goes over. ``ticket_keys`` is both keys, or b"" for none; ``parent`` is a pid."""
@@ -50,6 +61,7 @@ class Message:
     time: int  # seconds since 1970
     ticket_keys: bytes = field(repr=False)
     statistics: Mapping[str, int]
+    caches: Mapping[str, CacheMessage]  # by cache type
 
 
 def write(message: Message) -> int:
@@ -60,6 +72,7 @@ def write(message: Message) -> int:
             "time": message.time,
             "ticket_keys": message.ticket_keys.hex(),
             "statistics": dict(message.statistics),
+            "caches": {name: _values(cache) for name, cache in message.caches.items()},
         }
     ).encode()
     return seal(_HEAD.pack(_MAGIC, LAYOUT, len(content)) + content)
@@ -109,17 +122,44 @@ def unpack(data: bytes) -> Message:
         raise BadMessage("its content is malformed") from None
 
 
+def _values(cache: CacheMessage) -> list[Any]:
+    state = cache.state
+    older = [(key.tag, key.until, key.key.hex()) for key in state.older]
+    return [
+        cache.table, cache.size_limit, state.encrypted, state.digest_key.hex(), older, state.mark
+    ]  # fmt: skip
+
+
 def _message(content: Any) -> Message:
     return Message(
         parent=_integer(content["parent"]),
         time=_integer(content["time"]),
         ticket_keys=_bytes(content["ticket_keys"], 0, 2 * TICKET_KEY_BYTES),
         statistics={name: _integer(count) for name, count in content["statistics"].items()},
+        caches={name: _cache(*values) for name, values in content["caches"].items()},
     )
 
 
-def _integer(value: Any) -> int:
-    if type(value) is not int or not 0 <= value <= LARGEST_COUNT:
+def _cache(
+    table: Any, size_limit: Any, encrypted: Any, digest_key: Any, older: Any, mark: Any
+) -> CacheMessage:
+    if type(table) is not str or type(encrypted) is not bool:
+        raise ValueError
+    state = CacheState(
+        encrypted,
+        _bytes(digest_key, SEAL_KEY_BYTES),
+        tuple(_older(*values) for values in older),
+        MarkValues(*(_integer(value, LARGEST_INODE) for value in mark)),
+    )
+    return CacheMessage(table, _integer(size_limit), state)
+
+
+def _older(tag: Any, until: Any, key: Any) -> OlderKey:
+    return OlderKey(_integer(tag, 255), _integer(until), _bytes(key, SEAL_KEY_BYTES))
+
+
+def _integer(value: Any, largest: int = LARGEST_COUNT) -> int:
+    if type(value) is not int or not 0 <= value <= largest:
         raise ValueError
     return value
 

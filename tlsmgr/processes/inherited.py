@@ -30,11 +30,15 @@ SPREAD_SLACK = 16  # connections that a worker may have beyond its share
 
 
 class CachePlan(NamedTuple):
-    """One cache: its rules, its shared part, and its file; None: all lookups miss."""
+    """One cache: its rules, its shared part, and its file; None: all lookups miss.
+
+    ``table`` is its database as in main.cf.
+    """
 
     rules: CacheRules
     shared: SharedCache
     file: StoreFile | None
+    table: str = ""
 
 
 class Scoreboard:

@@ -27,7 +27,15 @@ from tlsmgr.processes.inherited import CachePlan, Inherited, Scoreboard
 from tlsmgr.service import CacheType, Context
 from tlsmgr.sessions.cache import CacheRules, SessionCache
 from tlsmgr.sessions.lmdb_file import preload as preload_lmdb
-from tlsmgr.sessions.record import DIGEST_BYTES, KEY_BYTES, SERIAL_BYTES, Entry, Nonces, Seal
+from tlsmgr.sessions.record import (
+    DIGEST_BYTES,
+    KEY_BYTES,
+    SERIAL_BYTES,
+    Entry,
+    Nonces,
+    Seal,
+    SealKey,
+)
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
@@ -120,7 +128,10 @@ def make_inherited(
         timeouts={name.encode(): timeout for name, timeout in timeouts.items()},
         caches=tuple(
             CachePlan(
-                _rules(cache), SharedCache(memory, pool.extract(2 * KEY_BYTES), encrypted), None
+                _rules(cache),
+                SharedCache(memory, pool.extract(2 * KEY_BYTES), encrypted),
+                None,
+                cache.table,
             )
             for cache in settings
             if cache.cachable
@@ -135,7 +146,7 @@ def make_inherited(
 
 def preload() -> None:
     """Use once everything that Python loads late; after chroot, modules cannot be imported."""
-    seal = Seal(bytes(KEY_BYTES), bytes(KEY_BYTES), Nonces(0))
+    seal = Seal(SealKey(0, bytes(KEY_BYTES)), bytes(KEY_BYTES), Nonces(0))
     digest, serial = bytes(DIGEST_BYTES), bytes(SERIAL_BYTES)
     data = seal.encrypt(digest, serial, Entry(0, b"\xff".decode("utf-8", "replace").encode(), b""))
     assert seal.decrypt(digest, serial, data) is not None

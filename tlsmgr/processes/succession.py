@@ -20,9 +20,10 @@ from socket import socket
 
 from tlsmgr import log
 from tlsmgr.processes import handover, parking
-from tlsmgr.processes.handover import BadMessage, Message, OtherLayout
-from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.handover import BadMessage, CacheMessage, Message, OtherLayout
+from tlsmgr.processes.inherited import CachePlan, Inherited
 from tlsmgr.processes.parking import Parked
+from tlsmgr.sessions.file import map_size_for
 
 ROOT = 0
 
@@ -43,6 +44,12 @@ def leave(inherited: Inherited, parent: int, now: int) -> None:
         time=now,
         ticket_keys=inherited.ticket_keys.dump(),
         statistics=inherited.stats.totals(),
+        caches={
+            plan.rules.cache_type: CacheMessage(
+                plan.table, plan.rules.size_limit, plan.shared.dump(now)
+            )
+            for plan in inherited.caches
+        },
     )
     try:
         memory = handover.write(message)
@@ -108,5 +115,25 @@ def apply(inherited: Inherited, message: Message, now: int) -> None:
     inherited.ticket_keys.restore(message.ticket_keys, now)
     inherited.stats.add_totals(message.statistics)
     name = inherited.ticket_keys.name_of_current(now)
-    key = f"session ticket key {name}" if name else "no session ticket key"
-    log.info(f"took over from process {message.parent}: {key}")
+    taken = [f"session ticket key {name}" if name else "no session ticket key"]
+    for plan in inherited.caches:
+        cache = message.caches.get(plan.rules.cache_type)
+        if cache is not None and cache.state.mark.inode and _is_usable(plan, cache):
+            plan.shared.inherit(cache.state, plan.rules.timeout, now)
+            taken.append(f"{plan.rules.cache_type} cache")
+    log.info(f"took over from process {message.parent}: {', '.join(taken)}")
+
+
+def _is_usable(plan: CachePlan, cache: CacheMessage) -> bool:
+    """Return whether the file of that cache suits the configuration of now."""
+    length = map_size_for(plan.rules.size_limit)
+    reasons = {
+        "its database was changed": cache.table != plan.table,
+        "tlsmgr_session_encryption was changed": cache.state.encrypted != plan.shared.encrypted,
+        "its size limit was raised": length
+        > max(map_size_for(cache.size_limit), cache.state.mark.size),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), "")
+    if reason:
+        log.info(f"{plan.rules.cache_type} TLS session cache starts empty: {reason}")
+    return not reason

@@ -22,7 +22,7 @@ from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Directory, Duties, Located
-from tlsmgr.sessions.file import CLOSED, FileMark, StoreFile, map_size_for
+from tlsmgr.sessions.file import CLOSED, StoreFile, map_size_for
 
 
 def duties(
@@ -32,9 +32,11 @@ def duties(
     inherited: Inherited,
     reseeder: Reseeder,
 ) -> Duties:
-    """Return the duties; carves shared memory, so it is called before the first fork."""
+    """Return the duties; called before the first fork."""
     alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    marks = [FileMark(inherited.memory.carve(FileMark.SIZE), alarm) for _ in inherited.caches]
+    marks = [plan.shared.mark for plan in inherited.caches]
+    for mark in marks:
+        mark.alarm = alarm
     sizes = [map_size_for(plan.rules.size_limit) for plan in inherited.caches]
 
     def exchange_file(place: Directory | None) -> ExchangeFile:

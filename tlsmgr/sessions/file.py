@@ -90,6 +90,15 @@ def error_text(error: Exception) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
+class MarkValues(NamedTuple):
+    """The inode numbers of a session file (0: none was made) and its lock table; see FileMark."""
+
+    inode: int
+    lock_inode: int
+    size: int
+    is_allocated: int
+
+
 class FileMark:
     """Which session file and which lock table were made, in memory that all users share.
 
@@ -105,7 +114,7 @@ class FileMark:
         self._words = (memoryview(bytearray(self.SIZE)) if area is None else area).cast("Q")
         self.alarm = alarm
 
-    def record(self, inode: int, lock_inode: int, size: int, is_allocated: bool) -> None:
+    def record(self, inode: int, lock_inode: int, size: int, is_allocated: int) -> None:
         """Record the files that are in place from now on.
 
         In this order: who reads the new inode reads everything that belongs to it, and a report
@@ -132,6 +141,10 @@ class FileMark:
     def is_damaged(self) -> bool:
         """Somebody found the file damaged that is in place."""
         return self._words[0] == self._words[4] != 0
+
+    def values(self) -> MarkValues:
+        """Return the arguments of the last ``record``; zeros when no sound file was made."""
+        return MarkValues(0, 0, 0, 0) if self.is_damaged else MarkValues(*self._words[:4])
 
     @property
     def inode(self) -> int:

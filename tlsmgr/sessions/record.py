@@ -8,7 +8,9 @@ time are authenticated with the body: no session can be passed off as that of an
 
 A nonce must never be used twice under one key. It is unique by construction, without any lock
 (SP 800-38D, 8.2.1): the number of the process, which the parent gives out once, and a counter of
-that process. See ``Nonces``.
+that process. See ``Nonces``. Its first byte, the tag, names the key: a file that was taken over
+from an earlier daemon holds records under that one's keys too, and each daemon writes under its
+own. A record whose key is not at hand is not found, and is left alone.
 
 The digest that stands for a cache id in the file is keyed BLAKE2b, 16 bytes: ids of any length
 become keys of one size, and no client can choose two ids that have the same. The id itself is only
@@ -19,6 +21,7 @@ Keys come from SharedCache and stay in the process's memory while it runs. Pure:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -28,10 +31,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 KEY_BYTES = 32
 DIGEST_BYTES = 16
 SERIAL_BYTES = 8  # of a record in its file; see ``store``
-NUMBER_BYTES, COUNTER_BYTES = 4, 8  # of a nonce
-NONCE_BYTES = NUMBER_BYTES + COUNTER_BYTES
+TAG_BYTES, NUMBER_BYTES, COUNTER_BYTES = 1, 4, 7  # of a nonce
+NONCE_BYTES = TAG_BYTES + NUMBER_BYTES + COUNTER_BYTES
 SAVED_BYTES = 5  # seconds since 1970, until the year 36812
 LENGTH_BYTES = 3
+_TAG_END = SAVED_BYTES + TAG_BYTES
 _BODY_AT = SAVED_BYTES + NONCE_BYTES
 
 
@@ -46,8 +50,18 @@ class Entry(NamedTuple):
         return f"Entry(saved={self.saved}, {len(self.session)} bytes)"
 
 
+class SealKey(NamedTuple):
+    """A key for records, and the tag that they carry."""
+
+    tag: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"SealKey({self.tag})"
+
+
 class Nonces:
-    """The nonces of one process: one object for all its caches.
+    """The nonces of one process, without the tag: one object for all its caches.
 
     ``number`` is that of the process (ProcessNumber); no other process may have the same one.
     """
@@ -60,22 +74,30 @@ class Nonces:
     def next(self) -> bytes:
         """Return a nonce that neither this process nor another one has ever used."""
         self._last += 1
-        return self._last.to_bytes(NONCE_BYTES, "big")
+        return self._last.to_bytes(NUMBER_BYTES + COUNTER_BYTES, "big")
 
 
 class Seal:
     """Turns entries into records and back, and cache ids into digests.
 
-    ``seal_key`` is 32 bytes, or None for records in the clear; ``digest_key`` is 32 bytes. Without
-    ``nonces`` it can only decrypt.
+    ``seal_key`` is None for records in the clear; ``older`` keys only decrypt. ``digest_key`` is 32
+    bytes. Without ``nonces`` it can only decrypt.
     """
 
-    __slots__ = ("_aead", "_keyed_hash", "_nonces")
+    __slots__ = ("_aead", "_by_tag", "_keyed_hash", "_nonces", "_tag")
 
     def __init__(
-        self, seal_key: bytes | None, digest_key: bytes, nonces: Nonces | None = None
+        self,
+        seal_key: SealKey | None,
+        digest_key: bytes,
+        nonces: Nonces | None = None,
+        older: Iterable[SealKey] = (),
     ) -> None:
-        self._aead = AESGCM(seal_key) if seal_key is not None else None
+        self._aead: AESGCM | None = None
+        self._by_tag = {bytes([tag]): AESGCM(key) for tag, key in older}
+        if seal_key is not None:
+            self._tag = bytes([seal_key.tag])
+            self._aead = self._by_tag[self._tag] = AESGCM(seal_key.key)
         self._keyed_hash = blake2b(digest_size=DIGEST_BYTES, key=digest_key)
         self._nonces = nonces
 
@@ -93,7 +115,7 @@ class Seal:
             return saved + body
         if self._nonces is None:
             raise ValueError("a seal without nonces can't encrypt")
-        nonce = self._nonces.next()
+        nonce = self._tag + self._nonces.next()
         return saved + nonce + self._aead.encrypt(nonce, body, digest + serial + saved)
 
     def decrypt(self, digest: bytes, serial: bytes, data: bytes) -> Entry | None:
@@ -103,8 +125,11 @@ class Seal:
             body = data[SAVED_BYTES:]
         else:
             nonce, sealed = data[SAVED_BYTES:_BODY_AT], data[_BODY_AT:]
+            aead = self._by_tag.get(data[SAVED_BYTES:_TAG_END])
+            if aead is None:
+                return None
             try:
-                body = self._aead.decrypt(nonce, sealed, digest + serial + saved)
+                body = aead.decrypt(nonce, sealed, digest + serial + saved)
             except (InvalidTag, ValueError):
                 return None
         end = LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "big")

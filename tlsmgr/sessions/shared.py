@@ -1,16 +1,30 @@
 """shared - what all processes share of one session cache, beside its file.
 
-``SharedCache`` is in shared memory and nowhere else: the two keys of a cache. The parent makes it
-before it forks; when the daemon ends, the keys are gone, and nobody can read what is left on the
-disk.
+``SharedCache`` is in shared memory and nowhere else: the keys of a cache, and which files were
+made. The parent makes it before it forks; when the daemon ends, the keys are gone, and nobody can
+read what is left on the disk.
+
+At a reload they go over (``CacheState``): the successor finds ids and opens records as before, but
+what it writes is sealed under a key of its own. Older sealing keys are kept for as long as there
+can be sessions under them, and MOST_OLDER of them at most.
 
 ``ProcessNumber`` is not shared: each process inherits the value of its own fork. Pure, no lock.
 """
 
 from __future__ import annotations
 
-from tlsmgr.sessions.record import KEY_BYTES, Nonces, Seal
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tlsmgr.sessions.file import FileMark, MarkValues
+from tlsmgr.sessions.record import KEY_BYTES, Nonces, Seal, SealKey
 from tlsmgr.shm import SharedMemory
+
+MOST_OLDER = 16
+DRAIN_SLACK = 60  # seconds for which workers of the one before may still store sessions
+
+_OLDER = struct.Struct(f"=?Bq{KEY_BYTES}s")  # used, tag, time of the reload, key
 
 
 class ProcessNumber:
@@ -28,19 +42,91 @@ class ProcessNumber:
         self.value += 1
 
 
+class OlderKey(NamedTuple):
+    """A sealing key, and the time of the reload since when nothing is written under it."""
+
+    tag: int
+    until: int
+    key: bytes
+
+    def __repr__(self) -> str:
+        return f"OlderKey({self.tag}, {self.until})"
+
+
+class CacheState(NamedTuple):
+    """What goes over from one daemon to the next."""
+
+    encrypted: bool
+    digest_key: bytes
+    older: tuple[OlderKey, ...]
+    mark: MarkValues
+
+    def __repr__(self) -> str:
+        return f"CacheState({len(self.older)} keys)"
+
+
 class SharedCache:
-    """The keys of one cache. ``keys`` is 64 random bytes."""
+    """Keys and file mark of one cache. ``keys`` is 64 random bytes."""
 
     def __init__(self, memory: SharedMemory, keys: bytes, encrypted: bool) -> None:
+        self.encrypted = encrypted
+        self.mark = FileMark(memory.carve(FileMark.SIZE))
+        self.is_inherited = memory.carve(1)
+        """One byte; 1 while the file is another daemon's, which this one has not opened yet."""
         self._keys = memory.carve(2 * KEY_BYTES)
+        self._tag = memory.carve(1)
+        self._older = memory.carve(MOST_OLDER * _OLDER.size)
         self.renew(keys)
-        self._encrypted = encrypted
 
     def renew(self, keys: bytes) -> None:
         """Set other keys, for a file that is made new; seals made before keep the old ones."""
         self._keys[:] = keys
+        self._tag[0] = 0
+        self._older[:] = bytes(len(self._older))
 
     def seal(self, nonces: Nonces | None = None) -> Seal:
         """Return the seal under this cache's keys; to encrypt it needs the process's nonces."""
-        seal_key = bytes(self._keys[:KEY_BYTES]) if self._encrypted else None
-        return Seal(seal_key, bytes(self._keys[KEY_BYTES:]), nonces)
+        digest_key = bytes(self._keys[KEY_BYTES:])
+        if not self.encrypted:
+            return Seal(None, digest_key, nonces)
+        older = [SealKey(key.tag, key.key) for key in self._older_keys()]
+        return Seal(self._seal_key(), digest_key, nonces, older)
+
+    def dump(self, now: int) -> CacheState:
+        """Return what goes over to the next daemon."""
+        older: tuple[OlderKey, ...] = ()
+        if self.encrypted:
+            tag, key = self._seal_key()
+            older = (OlderKey(tag, now, key), *self._older_keys())
+        return CacheState(
+            self.encrypted, bytes(self._keys[KEY_BYTES:]), older[:MOST_OLDER], self.mark.values()
+        )
+
+    def inherit(self, state: CacheState, timeout: int, now: int) -> None:
+        """Go on with the file of an earlier daemon, under a new key of our own; before the fork.
+
+        Keys under which all sessions have expired are left out.
+        """
+        oldest = now - timeout - DRAIN_SLACK
+        older = [key for key in state.older[:MOST_OLDER] if key.until >= oldest]
+        self._keys[KEY_BYTES:] = state.digest_key
+        self._tag[0] = _free_tag(older)
+        for i, (tag, until, key) in enumerate(older):
+            _OLDER.pack_into(self._older, i * _OLDER.size, True, tag, until, key)
+        self.mark.record(*state.mark)
+        self.is_inherited[0] = 1
+
+    def _seal_key(self) -> SealKey:
+        return SealKey(self._tag[0], bytes(self._keys[:KEY_BYTES]))
+
+    def _older_keys(self) -> Iterator[OlderKey]:
+        for used, tag, until, key in _OLDER.iter_unpack(self._older):
+            if used:
+                yield OlderKey(tag, until, key)
+
+
+def _free_tag(older: Sequence[OlderKey]) -> int:
+    """Return a tag that none of these keys has, the one behind the latest if possible."""
+    taken = {key.tag for key in older}
+    start = older[0].tag + 1 if older else 0
+    return next(tag % 256 for tag in range(start, start + 256) if tag % 256 not in taken)

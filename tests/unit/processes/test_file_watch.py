@@ -13,6 +13,7 @@ from support.cache_files import CacheFiles
 
 from tlsmgr.processes.filewatch import FileWatch
 from tlsmgr.processes.inherited import CachePlan, Scoreboard
+from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.file import FileMark, StoreError, StoreFile, inode_of, remove
 from tlsmgr.sessions.record import Entry, Nonces
 from tlsmgr.sessions.store import create
@@ -288,3 +289,70 @@ def test_the_file_of_another_daemon_is_left_alone(
     second.run(0.0)
     assert (inodes(two), retired) == (before, [])
     assert "unable to get exclusive lock" in capfd.readouterr().err
+
+
+# At the start.
+
+
+def at_start(pair: list[CacheFiles], capfd: pytest.CaptureFixture[str]) -> tuple[list[str], str]:
+    """A janitor's first look at the files; return who was retired, and the log."""
+    watch, retired = watch_of(pair)
+    watch.make_all()
+    for descriptor in watch._claims.values():
+        os.close(descriptor)
+    return retired, capfd.readouterr().err
+
+
+def test_files_of_an_earlier_daemon_are_kept(
+    two: list[CacheFiles], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And the first janitor says how many sessions are in them."""
+    cache = two[0].cache()
+    cache.apply([Change(b"%d" % n, b"session") for n in range(3)], 1_795_220_454)
+    cache.close()
+    before = inodes(two)
+    for files in two:
+        files.shared.is_inherited[0] = 1
+    retired, text = at_start(two, capfd)
+    assert inodes(two) == before
+    assert retired == []
+    assert "smtp TLS session cache: 3 sessions are kept in smtp.sessions" in text
+    assert "smtp TLS session cache: 0 sessions are kept in smtp.sessions" in text
+    assert at_start(two, capfd) == ([], ""), "another janitor"
+
+
+def test_one_that_was_lost_between_daemons_is_made_new(
+    two: list[CacheFiles], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Under new keys, before there are workers."""
+    for files in two:
+        files.shared.is_inherited[0] = 1
+    first, second = inodes(two)
+    keys = [files.shared.dump(0).digest_key for files in two]
+    os.truncate(two[0].path, 4096)
+    retired, text = at_start(two, capfd)
+    now = inodes(two)
+    assert now[0] != first
+    assert now[1] == second
+    assert two[0].shared.dump(0).digest_key != keys[0]
+    assert two[1].shared.dump(0).digest_key == keys[1]
+    assert retired == []
+    assert text.count("was damaged or removed: recreated empty") == 1
+
+
+def test_one_whose_first_page_is_damaged(
+    two: list[CacheFiles], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is noticed when it is counted, and made new by the next look."""
+    two[0].path.write_bytes(bytes(two[0].file.mark.size))
+    two[0].shared.is_inherited[0] = 1
+    first, second = inodes(two)
+    watch, retired = watch_of(two)
+    watch.make_all()
+    watch.run(0.0)
+    assert retired == ["retired"]
+    now = inodes(two)
+    assert now[0] != first
+    assert now[1] == second
+    for descriptor in watch._claims.values():
+        os.close(descriptor)

@@ -11,11 +11,29 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tlsmgr.processes import handover
-from tlsmgr.processes.handover import BadMessage, Message, OtherLayout, read, seal, unpack
+from tlsmgr.processes.handover import (
+    BadMessage,
+    CacheMessage,
+    Message,
+    OtherLayout,
+    read,
+    seal,
+    unpack,
+)
+from tlsmgr.sessions.file import MarkValues
+from tlsmgr.sessions.shared import CacheState, OlderKey
 
 NOW = 1_800_000_000
 KEYS = bytes(range(176))
-MESSAGE = Message(parent=4711, time=NOW, ticket_keys=KEYS, statistics={"seed": 7})
+DIGEST_KEY, SEAL_KEY = bytes(range(100, 132)), bytes(range(200, 232))
+STATE = CacheState(
+    encrypted=True,
+    digest_key=DIGEST_KEY,
+    older=(OlderKey(255, NOW, SEAL_KEY), OlderKey(0, NOW - 5, SEAL_KEY)),
+    mark=MarkValues((1 << 64) - 1, 8, 1 << 40, 1),
+)
+CACHES = {"smtp": CacheMessage("btree:/var/lib/postfix/smtp_scache", 1 << 27, STATE)}
+MESSAGE = Message(parent=4711, time=NOW, ticket_keys=KEYS, statistics={"seed": 7}, caches=CACHES)
 
 
 def content_of(message: Message) -> dict[str, object]:
@@ -38,6 +56,28 @@ def changed(**values: object) -> bytes:
     return packed({**content_of(MESSAGE), **values})
 
 
+def odd_caches() -> Iterator[tuple[str, list[object]]]:
+    """Values of a cache, each with one mistake."""
+    good = ["btree:x", 1, True, "00" * 32, [[0, 1, "00" * 32]], [1, 2, 3, 1]]
+    mistakes: list[tuple[str, int, object]] = [
+        ("table", 0, 7),
+        ("limit", 1, -1),
+        ("flag", 2, 1),
+        ("digest key", 3, "00" * 31),
+        ("no list of keys", 4, 5),
+        ("tag", 4, [[256, 1, "00" * 32]]),
+        ("time", 4, [[1, None, "00" * 32]]),
+        ("sealing key", 4, [[1, 1, "00" * 33]]),
+        ("a key too few values", 4, [[1, 1]]),
+        ("mark too short", 5, [1, 2, 3]),
+        ("mark too long", 5, [1, 2, 3, 1, 1]),
+        ("inode", 5, [1 << 64, 2, 3, 1]),
+    ]
+    for name, place, value in mistakes:
+        yield name, [*good[:place], value, *good[place + 1 :]]
+    yield "a value too many", [*good, 1]
+
+
 @pytest.fixture
 def opened() -> Iterator[Callable[[bytes], int]]:
     """Makes sealed files that are closed at the end."""
@@ -54,15 +94,18 @@ def opened() -> Iterator[Callable[[bytes], int]]:
 
 @pytest.mark.parametrize("keys", [KEYS, b""], ids=["two keys", "no key"])
 def test_what_goes_in_comes_out(keys: bytes) -> None:
-    message = Message(parent=1, time=NOW, ticket_keys=keys, statistics={"seed": 1 << 59})
+    message = Message(
+        parent=1, time=NOW, ticket_keys=keys, statistics={"seed": 1 << 59}, caches=CACHES
+    )
     memory = handover.write(message)
     assert read(memory, NOW) == message
     os.close(memory)
 
 
 def test_secrets_are_not_shown() -> None:
-    assert KEYS.hex() not in repr(MESSAGE)
-    assert repr(KEYS) not in repr(MESSAGE)
+    for secret in (KEYS, DIGEST_KEY, SEAL_KEY):
+        assert secret.hex() not in repr(MESSAGE)
+        assert repr(secret)[2:-1] not in repr(MESSAGE)
 
 
 def test_nobody_can_change_it() -> None:
@@ -115,6 +158,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "long ticket keys": (changed(ticket_keys="00" * 177), "malformed"),
     "not hexadecimal": (changed(ticket_keys="0g" * 176), "malformed"),
     "statistics are a list": (changed(statistics=[1]), "malformed"),
+    "caches are a list": (changed(caches=[1]), "malformed"),
+    "a cache is a number": (changed(caches={"smtp": 1}), "malformed"),
+    **{
+        f"of a cache, {name}": (changed(caches={"smtp": values}), "malformed")
+        for name, values in odd_caches()
+    },
     "a negative count": (changed(statistics={"seed": -1}), "malformed"),
     "a count too large": (changed(statistics={"seed": (1 << 60) + 1}), "malformed"),
 }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlsmgr.sessions.record import Entry, Nonces, Seal, saved_time
+from tlsmgr.sessions.record import Entry, Nonces, Seal, SealKey, saved_time
 
 DIGEST = bytes(range(16))
 SERIAL, OTHER = (7).to_bytes(8, "big"), (8).to_bytes(8, "big")
@@ -17,7 +17,7 @@ ENTRY = Entry(1_795_220_454, b"smtp&example.com&", b"a session of some bytes" * 
 
 def sealing(digest_key: bytes = bytes(32)) -> Seal:
     """One that encrypts, under a key of its own."""
-    return Seal(os.urandom(32), digest_key, Nonces(1))
+    return Seal(SealKey(0, os.urandom(32)), digest_key, Nonces(1))
 
 
 def seals() -> list[Seal]:

@@ -11,7 +11,15 @@ from support.cache_fixtures import NOW, MakeFiles, lookup, update
 from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import SessionCache
-from tlsmgr.sessions.record import NONCE_BYTES, SAVED_BYTES, SERIAL_BYTES, Entry, Nonces, Seal
+from tlsmgr.sessions.record import (
+    NONCE_BYTES,
+    SAVED_BYTES,
+    SERIAL_BYTES,
+    Entry,
+    Nonces,
+    Seal,
+    SealKey,
+)
 from tlsmgr.sessions.shared import ProcessNumber
 from tlsmgr.sessions.store import Record, Store
 
@@ -54,9 +62,9 @@ def test_another_key_reads_nothing(make_files: MakeFiles) -> None:
     assert lookup(cache, b"id") is None
     # Even under the same digest key: the session's key is another.
     digest_key = os.urandom(32)
-    seal, digest = Seal(os.urandom(32), digest_key, Nonces(1)), bytes(16)
+    seal, digest = Seal(SealKey(0, os.urandom(32)), digest_key, Nonces(1)), bytes(16)
     data = seal.encrypt(digest, bytes(8), Entry(NOW, b"id", b"session"))
-    assert Seal(os.urandom(32), digest_key).decrypt(digest, bytes(8), data) is None
+    assert Seal(SealKey(0, os.urandom(32)), digest_key).decrypt(digest, bytes(8), data) is None
 
 
 @pytest.mark.parametrize("encrypted", [True, False])
@@ -160,6 +168,6 @@ def test_no_nonce_is_used_twice_even_without_a_lock(make_files: MakeFiles, tmp_p
 
 
 def test_a_seal_without_nonces_encrypts_nothing() -> None:
-    seal = Seal(bytes(32), bytes(32))
+    seal = Seal(SealKey(0, bytes(32)), bytes(32))
     with pytest.raises(ValueError, match="without nonces"):
         seal.encrypt(bytes(16), bytes(8), Entry(NOW, b"", b"session"))
