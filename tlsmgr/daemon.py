@@ -110,6 +110,7 @@ def run(
             options.service_name,
             watched=(master.STATUS_FD,),
             on_ready=on_ready,
+            is_supervised=True,
         ),
     )
 
@@ -121,6 +122,8 @@ class StartMode:
     ``watched`` are descriptors that become readable at a reload: master's status channel. A stop
     is a signal.
     ``on_ready`` is called when all workers serve. ``jobs`` are more jobs of the parent, by name.
+    ``on_ready`` is called when all workers serve. ``is_supervised``: somebody else holds the
+    listening sockets and starts a successor.
     """
 
     listeners: tuple[socket.socket, ...]
@@ -130,6 +133,7 @@ class StartMode:
     on_ready: Callable[[], None] = field(default=lambda: None)
     on_stdin: bool = False
     jobs: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
+    is_supervised: bool = False
 
 
 def serve(conf: Configuration, mode: StartMode) -> None:
@@ -144,7 +148,14 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     settings = cache_settings(conf, log.warning)
     schedule = setup.make_schedule(conf, memory, mode.identity.uid)
     inherited = setup.make_inherited(
-        conf, mode.listeners, mode.service_name, memory, pool, settings, schedule
+        conf,
+        mode.listeners,
+        mode.service_name,
+        memory,
+        pool,
+        settings,
+        schedule,
+        mode.is_supervised,
     )
     if memory.fallback:
         log.warning(memory.fallback)
@@ -160,17 +171,19 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     reseeder.open(time.monotonic())
     setup.preload()
     duties = upkeep.duties(conf, mode.identity, settings, inherited, reseeder)
+    memory_in_use = False
     try:
         if mode.on_stdin:
             once.serve(inherited, duties)
         else:
             _log_start(conf, settings)
-            _run(conf, mode, inherited, duties, arrivals.clients)
+            memory_in_use = _run(conf, mode, inherited, duties, arrivals.clients)
     except CannotServe as error:
         raise Fatal(str(error)) from None
     finally:
-        pool.wipe()
-        memory.wipe()
+        if not memory_in_use:
+            pool.wipe()
+            memory.wipe()
 
 
 def _take_over(inherited: Inherited, mode: StartMode) -> Arrivals:
@@ -188,8 +201,8 @@ def _run(
     inherited: Inherited,
     duties: Duties,
     clients: list[int],
-) -> None:
-    """Fork the janitor, enter the jail, and serve."""
+) -> bool:
+    """Fork the janitor, enter the jail, and serve. Return whether workers still do, at the end."""
     workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
     parent = Parent(inherited, workers, timeout, duties, mode.on_ready)
     for descriptor in mode.watched:
@@ -205,6 +218,7 @@ def _run(
         parent.jobs.add("statistics", line.run, delay=interval)
         parent.at_end(line.run)
     parent.run()
+    return parent.leaves_workers
 
 
 def _set_limits() -> None:

@@ -72,6 +72,7 @@ class TicketKeys:
         self._half_life = lifetime // 2
         self._extract = extract
         self._schedule = schedule
+        self._is_frozen = False
 
     def attach(self, slot: int) -> None:
         """Say which slot this process has: a worker after the fork. The parent is at slot 0."""
@@ -88,7 +89,11 @@ class TicketKeys:
         keys = self._read()
         if keys is not None and self._makes_tickets(keys[:KEY_BYTES], now):
             return keys[:KEY_BYTES]
-        return self._rotate(now)
+        return None if self._is_frozen else self._rotate(now)
+
+    def freeze(self) -> None:
+        """Make no more keys: a worker whose daemon has a successor, which does not know them."""
+        self._is_frozen = True
 
     def named(self, name: bytes, now: int) -> bytes | None:
         """Return the 88-byte key of this 16-byte name while it may decrypt tickets at `now`."""

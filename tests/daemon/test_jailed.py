@@ -60,9 +60,9 @@ from tlsmgr.config import caches
 caches.SHORTEST_TIMEOUT = 1
 """
 SHORT_DRAIN = """
-from tlsmgr.processes import worker
+from tlsmgr.processes import drain
 
-worker.DRAIN_TIME = 0.5
+drain.DRAIN_TIME = 0.5
 """
 FAULTS = """
 from tlsmgr.sessions.sweep import Sweep

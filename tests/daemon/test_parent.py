@@ -14,7 +14,7 @@ from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.live_processes import sockets_of
 from support.raw_client import OK, Connection, data_of, found, lookup, policy, seed, tktkey, update
 
-from tlsmgr.processes.worker import DRAIN_TIME
+from tlsmgr.processes.drain import DRAIN_TIME
 
 
 def wait_for_workers(daemon: Daemon, count: int, without: set[int]) -> set[int]:

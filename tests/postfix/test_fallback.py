@@ -131,7 +131,11 @@ FAULTS = [
         adding("processes/jail.py", IN_THE_JAIL + "os.kill(os.getpid(), 9)"),
         SILENT,
     ),
-    Fault("workers cannot start", adding("processes/worker.py", NO_WORKER), "workers cannot start"),
+    Fault(
+        "workers cannot start",
+        adding("processes/worker_start.py", NO_WORKER),
+        "workers cannot start",
+    ),
     Fault(
         "no memory",
         lambda c: wrap_python(c, 'ulimit -v 30000; exec "$real" "$@"\n'),

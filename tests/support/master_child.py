@@ -91,6 +91,7 @@ class MasterChild(PostfixSandbox):
         self._status: socket.socket | None = None
         self._threads: list[threading.Thread] = []
         self._kept: list[socket.socket] = []
+        self._groups: set[int] = set()
 
     def __exit__(self, kind: object, *rest: object) -> None:
         super().__exit__(kind, *rest)
@@ -169,8 +170,12 @@ class MasterChild(PostfixSandbox):
         return status
 
     def stop(self) -> int | None:
-        """Hang up, kill it if it stays; return its exit status, None if it was not running."""
+        """Hang up, kill it if it stays; return its exit status, None if it was not running.
+
+        Workers that drain are ended then, as `postfix stop` ends them.
+        """
         if self.process is None:
+            self._end_group()
             return None
         self.hang_up()
         try:
@@ -179,6 +184,15 @@ class MasterChild(PostfixSandbox):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             return self.wait(STOP_LIMIT)
+        finally:
+            self._end_group()
+
+    def _end_group(self) -> None:
+        for group in self._groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGTERM)
+        self.expect_all_gone()
+        self._groups.clear()
 
     def workers(self) -> list[psutil.Process]:
         """Return its live workers in the order of their pids."""
@@ -194,8 +208,8 @@ class MasterChild(PostfixSandbox):
         wait_until(lambda: not self.group(), PATIENCE)
 
     def group(self) -> list[int]:
-        """Return the pids of all live processes of its group, orphans too."""
-        return [p.pid for p in psutil.process_iter() if live_group_of(p) == self._pgid]
+        """Return the pids of all live processes of its groups, of earlier starts too."""
+        return [p.pid for p in psutil.process_iter() if live_group_of(p) in self._groups]
 
     # Output.
 
@@ -243,7 +257,7 @@ class MasterChild(PostfixSandbox):
         create = os.O_CREAT | os.O_APPEND | os.O_WRONLY
         umask = os.umask(0o077)
         try:
-            self._pgid = os.posix_spawn(
+            pid = os.posix_spawn(
                 self._programs[self.stock],
                 ["tlsmgr", *self.options, *self.arguments],
                 self._environment(),
@@ -260,7 +274,8 @@ class MasterChild(PostfixSandbox):
             os.umask(umask)
             for fd in (*flow_control, *above.values()):
                 os.close(fd)
-        return self._pgid
+        self._groups.add(pid)
+        return pid
 
     def _environment(self) -> dict[str, str]:
         usual = {

@@ -130,6 +130,10 @@ class Connections:
         """Return the connections whose half-done business has not moved since ``before``."""
         return [connection for connection in self._unfinished if connection.since < before]
 
+    def ready(self) -> list[Connection]:
+        """Return the connections with which nothing is half-done."""
+        return [connection for connection in self._by_fd.values() if connection.state == READY]
+
     def largest(self) -> Connection | None:
         """Return the connection to close because MEMORY_LIMIT is exceeded, or None.
 

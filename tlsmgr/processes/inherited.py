@@ -26,7 +26,15 @@ from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
 
 STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as stalled
+RUNNING, STOPPING, RELOADING = range(3)  # what the daemon does
 SPREAD_SLACK = 16  # connections that a worker may have beyond its share
+
+
+class Pipes(NamedTuple):
+    """A child's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone."""
+
+    parent_alive_fd: int
+    wakeup_fd: int  # a byte written here wakes the parent
 
 
 class CachePlan(NamedTuple):
@@ -46,7 +54,7 @@ class Scoreboard:
 
     Each process writes its own row; the parent marks the retired ones and clears rows. The two
     values about files are written by the parent (``files_blocked``) and by the janitor
-    (``files_checked``).
+    (``files_checked``). ``ending`` is the parent's.
     """
 
     def __init__(self, memory: SharedMemory, slots: int, workers: range) -> None:
@@ -55,6 +63,9 @@ class Scoreboard:
         self._connections = memory.carve(8 * slots).cast("Q")
         self._retired = memory.carve(slots)
         self._away = memory.carve(slots)
+        self._closed = memory.carve(slots)
+        self.ending = memory.carve(1)
+        """RUNNING, STOPPING or RELOADING. A parent that is gone while RUNNING was killed."""
         self._checked = memory.carve(8).cast("d")
         self.files_blocked = memory.carve(1)
         """One byte; 1 while a file system blocks a process: nobody may touch session files."""
@@ -72,11 +83,19 @@ class Scoreboard:
         """Note that no process has this slot."""
         self._beats[slot] = 0.0
         self._connections[slot] = 0
-        self._retired[slot] = self._away[slot] = 0
+        self._retired[slot] = self._away[slot] = self._closed[slot] = 0
 
     def retire(self, slot: int) -> None:
         """Note that the process of this slot accepts no more connections."""
         self._retired[slot] = 1
+
+    def note_closed(self, slot: int) -> None:
+        """Note that this process has closed the listening sockets."""
+        self._closed[slot] = 1
+
+    def has_closed(self, slot: int) -> bool:
+        """Return whether it has, or there is no process."""
+        return bool(self._closed[slot]) or not self._beats[slot]
 
     def connections(self, slot: int) -> int:
         """Return the number of open connections."""
@@ -134,6 +153,7 @@ class Inherited:
     source: str  # how warnings name a client: "tlsmgr socket"
     client_timeout: int  # for half requests and replies that the client does not read
     hands_over: bool = False  # at a reload, keys and counts go to the successor
+    is_supervised: bool = False  # somebody holds the listening sockets and starts a successor
 
     def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:
         """Return the record with these files of its caches, in the same order."""

@@ -54,6 +54,7 @@ class Listeners:
 
     def __init__(self, epoll: select.epoll, sockets: tuple[socket.socket, ...]) -> None:
         self._epoll = epoll
+        self._sockets = sockets
         self._by_fd = {listener.fileno(): _Listener(listener) for listener in sockets}
         self._paused_until = 0.0  # time.monotonic(); 0: accepting
         self._gave_way = False  # since it accepted last
@@ -82,6 +83,13 @@ class Listeners:
         """Leave all further connections to others."""
         if not self._paused_until:
             self._pause(math.inf)
+        self._paused_until = math.inf
+
+    def close(self) -> None:
+        """Close the sockets of this process; nothing is accepted any more."""
+        self.ignore()
+        for each in self._sockets:
+            each.close()
 
     def back_off(self, now: float) -> bool:
         """Step back once before the next ``accept``; return False when that was done already."""

@@ -11,9 +11,8 @@ A retired one has up to 10 s for its last connections, or until its slot is need
 Files: ``file_access`` says whether a new worker may use them. Workers without caches are replaced
 one by one when files can be used, and those that have an old file open when one was made new.
 
-At the end children read the end of a pipe and go; after STOP_TIME they are killed, and one that the
-kernel still holds then is left: it ends as soon as the file system responds, and writes nothing.
-A reload is such an end, after which the successor finds keys and counts: see ``succession``.
+At the end it ends its children, as ``ending`` says. At a reload it then leaves what goes over to a
+successor, see ``succession``, and goes at once, while the workers drain.
 """
 
 from __future__ import annotations
@@ -26,11 +25,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from tlsmgr import log
-from tlsmgr.processes import janitor, signals, succession, worker
+from tlsmgr.processes import janitor, signals, succession, worker, worker_start
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
 from tlsmgr.processes.children import HUNG_TIME, Child, Children
+from tlsmgr.processes.ending import Ending
 from tlsmgr.processes.file_access import FileAccess
-from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.inherited import Inherited, Pipes
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import Jobs
 from tlsmgr.processes.restarts import Restarts
@@ -40,7 +40,6 @@ from tlsmgr.shm import Recovery
 WARNING_INTERVAL = 60.0  # seconds between two warnings about the same condition
 LOOK_INTERVAL = 0.5  # seconds between two looks at heartbeats
 LOCATE_TIME = 1.0  # seconds that a start waits for the janitor to find directories
-STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, and when killed
 LOCK_POLL = 0.05  # seconds between two looks at a lock that a dead child may have
 DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets damaged pages
 
@@ -94,6 +93,11 @@ class Parent:
         """Have this process forked beside the workers."""
         self._auxiliaries[auxiliary.slot] = auxiliary
 
+    @property
+    def leaves_workers(self) -> bool:
+        """Workers still serve, after ``run``, and use the shared memory."""
+        return self._reloading
+
     def take_clients(self, connections: list[int]) -> None:
         """Have the first workers serve these connections, which were accepted already."""
         self._clients += connections
@@ -132,17 +136,20 @@ class Parent:
                     self._iterate()
             finally:
                 self._watchdog.stop()
+                self._stopping = True
                 self._end_children()
                 for act in self._last_acts:
                     act(time.time())
-            self._leave()
+            if self._reloading and self._inherited.hands_over:
+                address = self._inherited.listeners[0].getsockname()
+                succession.leave(self._inherited, address, os.getpid(), int(time.time()))
 
     def _open_pipes(self) -> None:
         parent_alive_fd, self._alive_end = os.pipe()
         self._wakeup_end, wakeup_fd = os.pipe()
         for descriptor in (wakeup_fd, self._wakeup_end):
             os.set_blocking(descriptor, False)
-        self._pipes = worker.Pipes(parent_alive_fd, wakeup_fd)
+        self._pipes = Pipes(parent_alive_fd, wakeup_fd)
         self.watch(self._wakeup_end, lambda: signals.drain(self._wakeup_end))
 
     # The loop.
@@ -256,7 +263,7 @@ class Parent:
         share = -(-len(self._clients) // max(1, self._missing()))
         clients, rest = self._clients[:share], self._clients[share:]
         record = self._access.record(with_files)
-        entry = partial(worker.main, record, slot, self._pipes, tuple(clients))
+        entry = partial(worker_start.main, record, slot, self._pipes, tuple(clients))
         if not self._spawn("worker", slot, Start(with_files, entry)):
             self._restarts.note_failed_fork(now)
             return
@@ -353,34 +360,31 @@ class Parent:
                 self._children.kill(child, worker.DRAIN_SIGNAL)
 
     def _end_children(self) -> None:
-        """Close the pipe that children watch, and wait; kill what is left, and wait once more."""
-        self._stopping = True
-        os.close(self._alive_end)
-        self._wait_for_children(STOP_TIME)
-        for child in self._children:
-            self._children.kill(child, signal.SIGKILL)
-        self._wait_for_children(KILL_TIME)
-        if len(self._children):
-            log.warning(
-                f"{len(self._children)} processes are blocked by a file system;"
-                " they end when it responds"
-            )
+        """End them all, or at a reload let the workers drain, until a signal to stop comes."""
+        ending = self._ending()
+        if self._reloading:
+            ending.let_workers_drain()
+        if not self._reloading:
+            ending.stop_all()
 
-    def _leave(self) -> None:
-        """Hand over, unless a signal to stop has come meanwhile."""
+    def _ending(self) -> Ending:
+        signs = select.poll()  # master's status channel, which has closed, is not asked
+        for descriptor in (self._signal_fd, self._wakeup_end):
+            signs.register(descriptor, select.POLLIN)
+        return Ending(
+            self._children,
+            self._scoreboard,
+            self._slots.workers,
+            self._alive_end,
+            signs,
+            self._attend,
+        )
+
+    def _attend(self) -> None:
+        """Take the signs of ``ending``."""
         self._take_signals()
-        if self._reloading and self._inherited.hands_over:
-            succession.leave(self._inherited, os.getpid(), int(time.time()))
-
-    def _wait_for_children(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        deaths = select.poll()  # SIGCHLD; master's status channel, which has closed, is not asked
-        deaths.register(self._signal_fd, select.POLLIN)
+        signals.drain(self._wakeup_end)
         self._reap()
-        while len(self._children) and (left := deadline - time.monotonic()) > 0:
-            deaths.poll(left * 1000)
-            self._take_signals()
-            self._reap()
 
 
 def _describe_end(code: int) -> str:

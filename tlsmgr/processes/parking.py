@@ -37,11 +37,14 @@ class Parked(NamedTuple):
     uid: int
 
 
-def park(listener: socket.socket, descriptor: int) -> None:
-    """Leave the descriptor in the backlog of our own socket. Raises OSError."""
+def park(address: str, descriptor: int) -> None:
+    """Leave the descriptor in the backlog of our own socket, which has this address.
+
+    Raises OSError; TypeError for the address of another kind of socket.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
-        connection.connect(listener.getsockname())
+        connection.connect(address)
         socket.send_fds(connection, [WAKE_UP], [descriptor])
 
 

@@ -8,7 +8,7 @@ Later both only delay the replacement. Used by the parent; no process or clock i
 
 from __future__ import annotations
 
-from tlsmgr.processes.worker import BOOT_ERROR
+from tlsmgr.processes.worker_start import BOOT_ERROR
 
 YOUNG = 1.0  # seconds; a worker that dies before this age died young
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0  # seconds before replacing one that died young

@@ -114,6 +114,7 @@ def make_inherited(
     pool: Pool,
     settings: Sequence[CacheSettings],
     schedule: Schedule | None,
+    is_supervised: bool = False,
 ) -> Inherited:
     """Return the record, whose caches have no files yet."""
     slots = Slots(worker_count(conf))
@@ -141,6 +142,7 @@ def make_inherited(
         source=f"{service_name} socket",
         client_timeout=conf.seconds("ipc_timeout"),
         hands_over=conf.flag("tlsmgr_handover"),
+        is_supervised=is_supervised,
     )
 
 

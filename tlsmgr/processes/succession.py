@@ -1,6 +1,7 @@
 """succession - what a daemon leaves to the one after it, and what that one takes.
 
-At a reload the parent calls ``leave`` when no worker accepts any more. At its start the successor
+At a reload the parent calls ``leave`` when no worker accepts any more. When it was killed, each
+worker does so, once it accepts no more itself; the first message counts. At its start the successor
 calls ``receive``, before it forks: that logs what was found, or why there is nothing, and returns
 the clients that it met on the way. ``apply`` puts the found into the new daemon's shared memory.
 
@@ -37,8 +38,11 @@ class Arrivals:
     refused: bool = False  # a message was there, and why it is not used is in the log
 
 
-def leave(inherited: Inherited, parent: int, now: int) -> None:
-    """Leave a message to the successor. A failure is a warning, and it starts with new keys."""
+def leave(inherited: Inherited, address: str, parent: int, now: int) -> None:
+    """Leave a message to the successor, at the address of the listening socket.
+
+    A failure is a warning, and it starts with new keys. Nobody listens: there is no successor.
+    """
     message = Message(
         parent=parent,
         time=now,
@@ -54,11 +58,13 @@ def leave(inherited: Inherited, parent: int, now: int) -> None:
     try:
         memory = handover.write(message)
         try:
-            parking.park(inherited.listeners[0], memory)
+            parking.park(address, memory)
         finally:
             os.close(memory)
     except BlockingIOError:
         _warn_of_failure("too many clients wait at the socket")
+    except ConnectionRefusedError:
+        pass
     except (OSError, TypeError) as error:  # TypeError: the address of another kind of socket
         _warn_of_failure(getattr(error, "strerror", None) or "not a UNIX-domain socket")
 

@@ -5,12 +5,10 @@ sent something and answers lookups and the like at once. At its end it answers a
 with one extract, and then commits all updates and deletes, in one transaction for each cache,
 before their clients get a reply. No request waits for a sync to disk or for another client's bytes.
 
-It ends after the current iteration when the parent has gone (``parent_alive_fd`` reads the end of
-the pipe, kill -9 of the parent included) and on SIGTERM. On DRAIN_SIGNAL it stops to accept, serves
-its connections until the clients leave, DRAIN_TIME at most, and ends. Before it serves, either
-signal ends it at once. A defect of ours ends it with a traceback in the log and status 1; a worker
-that can't start exits with BOOT_ERROR. A cache that can't be opened is a warning. It holds no lock
-between iterations, and no descriptor that is not in ``Inherited``.
+It ends after the current iteration on SIGTERM, and when the parent stops. On DRAIN_SIGNAL, and when
+the parent is gone without a word, it closes the listening sockets, serves its connections until
+the clients leave, as ``drain`` says, and ends. With a parent that was killed it also leaves to the
+successor what the parent could not. It holds no lock between iterations.
 """
 
 from __future__ import annotations
@@ -21,10 +19,9 @@ import select
 import signal
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from tlsmgr import log
-from tlsmgr.processes import setup
+from tlsmgr.processes import succession
 from tlsmgr.processes.connections import (
     READING,
     READY,
@@ -33,7 +30,8 @@ from tlsmgr.processes.connections import (
     Connection,
     Connections,
 )
-from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.drain import Drain
+from tlsmgr.processes.inherited import RELOADING, RUNNING, STOPPING, Inherited, Pipes
 from tlsmgr.processes.listeners import Listeners
 from tlsmgr.service import (
     Context,
@@ -57,10 +55,7 @@ from tlsmgr.wire import (
     read_whole,
 )
 
-BOOT_ERROR = 3  # exit status: it could not start
-DEFECT = 1  # exit status: a traceback is in the log
 DRAIN_SIGNAL = signal.SIGUSR1
-DRAIN_TIME = 10.0  # seconds for clients to leave a worker that drains
 
 BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
 CHECK_INTERVAL = 1.0  # seconds between two looks at connections that send no event
@@ -70,49 +65,6 @@ WARNING_INTERVAL, WARNING_BURST = 60.0, 50  # seconds, and warnings of one kind 
 NANOSECONDS = 1_000_000_000
 
 _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], INDEX["malformed"]
-
-
-class Pipes(NamedTuple):
-    """A child's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone."""
-
-    parent_alive_fd: int
-    wakeup_fd: int  # a byte written here wakes the parent
-
-
-def main(inherited: Inherited, slot: int, pipes: Pipes, clients: tuple[int, ...] = ()) -> int:
-    """Worker entry point, called in the child after fork(); return the exit status.
-
-    ``clients`` are connections that the parent has accepted for this worker.
-    """
-    try:
-        worker = _boot(inherited, slot, pipes, clients)
-    except OSError as error:
-        log.warning(f"a worker cannot start: {error.strerror}")
-        return BOOT_ERROR
-    except Exception as bug:
-        log.traceback(bug)
-        return BOOT_ERROR
-    try:
-        worker.run()
-    except MemoryError:
-        log.error("out of memory: a worker ends, another one takes its place")
-        return DEFECT
-    except Exception as bug:
-        log.traceback(bug)
-        return DEFECT
-    return 0
-
-
-def _boot(inherited: Inherited, slot: int, pipes: Pipes, clients: tuple[int, ...]) -> Worker:
-    setup.name_process("tlsmgr-worker")
-    kept = inherited.descriptors() | inherited.directories()
-    setup.close_all_but(kept.union(pipes, clients))
-    context = setup.make_context(inherited, slot)
-    for cache in context.caches:
-        cache.own_directory()
-    worker = Worker(inherited, slot, pipes, context)
-    worker.start(clients)
-    return worker
 
 
 class Worker:
@@ -130,8 +82,9 @@ class Worker:
         self._seeds: list[tuple[Connection, Seed]] = []
         self._unread: list[Connection] = []  # they sent more than was read so far
         self._next_check = 0.0  # time.monotonic()
-        self._drained_by = 0.0  # time.monotonic(); 0: it accepts connections
-        self._stopping = False
+        self._parent = os.getppid()
+        self._drain: Drain | None = None  # None: it accepts connections
+        self._must_drain = self._stopping = False
         self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
 
     def start(self, clients: tuple[int, ...]) -> None:
@@ -146,7 +99,7 @@ class Worker:
         """Serve until the parent or a signal ends it."""
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._wake_parent()
-        while not (self._stopping or (self._drained_by and self._is_drained())):
+        while not (self._stopping or self._is_drained()):
             self._iterate(self._timeout())
         self._listeners.ignore()
         self._iterate(0.0)
@@ -160,7 +113,7 @@ class Worker:
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(DRAIN_SIGNAL, self._drain)
+        signal.signal(DRAIN_SIGNAL, self._note_drain)
         self._epoll.register(reader, select.EPOLLIN | select.EPOLLET)
 
     def _wake_parent(self) -> None:
@@ -170,18 +123,56 @@ class Worker:
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _drain(self, *_: object) -> None:
-        self._drained_by = time.monotonic() + DRAIN_TIME
+    def _note_drain(self, *_: object) -> None:
+        self._must_drain = True
 
     def _is_drained(self) -> bool:
-        self._listeners.ignore()
-        return not len(self._connections) or time.monotonic() >= self._drained_by
+        """Begin to drain when that is due; return whether it is done."""
+        if self._must_drain:
+            self._begin_drain()
+        if self._drain is None:
+            return False
+        now = time.monotonic()
+        for connection in self._connections.ready():
+            if self._drain.may_close(connection.fd, now):
+                self._connections.drop(connection)
+        return not len(self._connections) or self._drain.is_over(now)
+
+    def _begin_drain(self) -> None:
+        """Close the listening sockets; at a reload also make no more ticket keys."""
+        self._must_drain = False
+        scoreboard = self._inherited.scoreboard
+        if scoreboard.ending[0] == RELOADING:
+            self._context.ticket_keys.freeze()
+        if self._drain is None:
+            self._listeners.close()
+            self._drain = Drain(time.monotonic())
+        scoreboard.note_closed(self._slot)
+        self._wake_parent()
+
+    def _note_parent_end(self) -> None:
+        """Stop with it; after a reload go on to drain; leave a message when it was killed."""
+        ending = self._inherited.scoreboard.ending
+        was_killed = ending[0] == RUNNING
+        if ending[0] == STOPPING or (was_killed and not self._inherited.is_supervised):
+            self._stop()
+            return
+        self._epoll.unregister(self._pipes.parent_alive_fd)
+        accepted = self._drain is None
+        address = self._inherited.listeners[0].getsockname() if accepted else ""
+        self._context.ticket_keys.freeze()
+        self._begin_drain()
+        if was_killed and accepted and self._inherited.hands_over:
+            succession.leave(self._inherited, address, self._parent, int(time.time()))
 
     def _timeout(self) -> float:
         """Return how many seconds to wait for events."""
         if self._unread:
             return 0.0
-        return self._listeners.timeout(time.monotonic(), BEAT_INTERVAL)
+        now = time.monotonic()
+        if self._drain is not None:
+            return self._drain.timeout(now)
+        return self._listeners.timeout(now, BEAT_INTERVAL)
 
     def _iterate(self, timeout: float) -> None:
         """Wait for events and serve them; at the end send the replies that are made together."""
@@ -189,6 +180,8 @@ class Worker:
         now = time.monotonic()
         self._inherited.scoreboard.beat(self._slot, now, len(self._connections))
         self._listeners.resume(now)
+        if self._drain is not None:
+            self._drain.note(events, now)
         if self._unread:
             self._resume(now)
         self._serve(events, now)
@@ -200,10 +193,10 @@ class Worker:
 
     def _handle_fd(self, fd: int, now: float) -> None:
         """Handle an event of a descriptor that is not a client's."""
-        if fd in self._listeners:
+        if fd == self._pipes.parent_alive_fd:
+            self._note_parent_end()
+        elif fd in self._listeners and not self._must_drain:
             self._accept(fd, now)
-        elif fd == self._pipes.parent_alive_fd:
-            self._stop()
 
     def _accept(self, fd: int, now: float) -> None:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):

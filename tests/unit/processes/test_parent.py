@@ -18,7 +18,8 @@ from tlsmgr.processes.children import HUNG_TIME, Child
 from tlsmgr.processes.janitor import Directory, Located, Message
 from tlsmgr.processes.parent import DAMAGE
 from tlsmgr.processes.restarts import CannotServe
-from tlsmgr.processes.worker import BOOT_ERROR, DRAIN_SIGNAL
+from tlsmgr.processes.worker import DRAIN_SIGNAL
+from tlsmgr.processes.worker_start import BOOT_ERROR
 from tlsmgr.shm import HOLDING, LOST_AFTER, WAITING
 from tlsmgr.stats import INDEX
 
@@ -436,7 +437,7 @@ def test_the_end_does_not_spin_on_a_channel_that_has_closed(two: Scene) -> None:
     os.set_blocking(signal_reader, False)
     two.parent._signal_fd = signal_reader
     began = time.process_time()
-    two.parent._wait_for_children(0.5)
+    two.parent._ending()._wait_until(lambda: False, 0.5)
     assert time.process_time() - began < 0.25, "of half a second"
     assert len(two.children) == 3
     for descriptor in (reader, signal_reader, signal_writer):

@@ -45,7 +45,7 @@ def test_between_clients(listener: socket.socket, pipe: int) -> None:
     before = own_descriptors()
     with client_of(listener) as silent, client_of(listener) as eager:
         eager.send(b"W\0request")
-        park(listener, pipe)
+        park(listener.getsockname(), pipe)
         first, second, parked = arrivals(listener)
         assert isinstance(first, int)
         assert isinstance(second, int)
@@ -68,7 +68,7 @@ def test_it_waits_when_its_sender_has_gone(listener: socket.socket, pipe: int) -
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            park(listener, pipe)
+            park(listener.getsockname(), pipe)
         os._exit(0)
     os.waitpid(child, 0)
     (parked,) = arrivals(listener)
@@ -79,7 +79,7 @@ def test_it_waits_when_its_sender_has_gone(listener: socket.socket, pipe: int) -
 
 def test_the_caller_may_stop_early(listener: socket.socket, pipe: int) -> None:
     """What is behind stays in the backlog."""
-    park(listener, pipe)
+    park(listener.getsockname(), pipe)
     with client_of(listener):
         parked = next(arrivals(listener))
         assert isinstance(parked, Parked)
@@ -108,7 +108,7 @@ def test_full_backlog(listener: socket.socket, pipe: int) -> None:
         for _ in range(4):
             stack.enter_context(client_of(listener))
         with pytest.raises(BlockingIOError):
-            park(listener, pipe)
+            park(listener.getsockname(), pipe)
         for arrival in arrivals(listener):
             assert isinstance(arrival, int)
             os.close(arrival)
@@ -117,7 +117,7 @@ def test_full_backlog(listener: socket.socket, pipe: int) -> None:
 def test_a_socket_that_is_gone(listener: socket.socket, pipe: int) -> None:
     os.unlink(listener.getsockname())
     with pytest.raises(FileNotFoundError):
-        park(listener, pipe)
+        park(listener.getsockname(), pipe)
 
 
 def test_another_kind_of_socket(pipe: int) -> None:
@@ -126,5 +126,5 @@ def test_another_kind_of_socket(pipe: int) -> None:
         inet.listen()
         inet.setblocking(False)
         with pytest.raises(TypeError):
-            park(inet, pipe)
+            park(inet.getsockname(), pipe)
         assert list(arrivals(inet)) == []

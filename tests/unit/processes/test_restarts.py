@@ -15,7 +15,7 @@ from tlsmgr.processes.restarts import (
     CannotServe,
     Restarts,
 )
-from tlsmgr.processes.worker import BOOT_ERROR
+from tlsmgr.processes.worker_start import BOOT_ERROR
 
 KILLED = -signal.SIGKILL
 

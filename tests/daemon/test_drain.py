@@ -1,0 +1,152 @@
+"""Workers that accept no more stay with their clients: at a reload, at a death, at a retirement."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from support.daemon_clients import ask
+from support.master_child import NEEDS_POSTFIX, PATIENCE, MasterChild
+from support.postfix_sandbox import wait_until
+from support.raw_client import (
+    NO_KEY,
+    OK,
+    Connection,
+    data_of,
+    expect_seed,
+    found,
+    lookup,
+    tktkey,
+    update,
+)
+from support.steady_clients import SteadyClients
+
+pytestmark = NEEDS_POSTFIX
+
+DRAIN_TIME, IDLE_TIME = 3.0, 1.0
+SHORT_DRAIN = f"""
+from tlsmgr.processes import drain
+
+drain.DRAIN_TIME, drain.IDLE_TIME = {DRAIN_TIME}, {IDLE_TIME}
+"""
+
+
+@pytest.fixture
+def child() -> Iterator[MasterChild]:
+    """A daemon that serves."""
+    with MasterChild(keeps_sockets=True, prelude=SHORT_DRAIN) as daemon:
+        daemon.wait_until_ready()
+        yield daemon
+        daemon.stop()
+        assert daemon.texts("warning|error|fatal|panic") == [
+            text for text in daemon.texts("warning") if "was damaged or removed" in text
+        ]
+
+
+def kill_parent(child: MasterChild) -> None:
+    """Kill it, and start a successor as master(8) does."""
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    child.messages.clear()
+    child.start()
+
+
+ENDS = pytest.mark.parametrize("end", [MasterChild.reload, kill_parent])
+
+
+@ENDS
+def test_sessions_and_keys_are_those_of_the_successor(child: MasterChild, end) -> None:  # type: ignore[no-untyped-def]
+    """For the clients that stay with an old worker, too."""
+    path = str(child.socket)
+    with Connection(path) as stays:
+        key = data_of(stays.ask(tktkey()), b"keybuf")
+        assert stays.ask(update(b"smtp", b"before", b"1")) == OK
+        before = child.pid
+        end(child)
+        assert stays.ask(update(b"smtp", b"after", b"2")) == OK
+        assert stays.ask(lookup(b"smtp", b"before")) == found(b"1")
+        assert data_of(stays.ask(tktkey()), b"keybuf") == key
+        expect_seed(stays, 32)
+        with Connection(path) as new:
+            for name, session in ((b"before", b"1"), (b"after", b"2")):
+                assert new.ask(lookup(b"smtp", name)) == found(session)
+            assert data_of(new.ask(tktkey()), b"keybuf") == key
+    (line,) = child.texts("took over")
+    assert line.startswith(f"took over from process {before}: session ticket key {key[:4].hex()},")
+    wait_until(lambda: len(child.group()) == 4, PATIENCE)
+
+
+@ENDS
+def test_an_old_worker_makes_no_ticket_key(child: MasterChild, end) -> None:  # type: ignore[no-untyped-def]
+    """The successor would not know it."""
+    with Connection(str(child.socket)) as stays:
+        end(child)
+        assert stays.ask(tktkey()) == NO_KEY
+        assert data_of(ask(str(child.socket), tktkey()), b"keybuf")
+
+
+def test_stop_ends_workers_that_drain(child: MasterChild) -> None:
+    """`postfix stop`, right after a reload."""
+    with Connection(str(child.socket)) as stays:
+        expect_seed(stays, 4)
+        child.reload()
+        assert len(child.group()) >= 2
+        for group in child._groups:
+            os.killpg(group, signal.SIGTERM)
+        assert stays.read_to_end() == b""
+        child.expect_all_gone()
+
+
+def test_silent_clients_do_not_keep_it_for_long(child: MasterChild) -> None:
+    """As those that ask for nothing let go of a connection by themselves."""
+    with Connection(str(child.socket)) as silent, Connection(str(child.socket)) as half:
+        expect_seed(silent, 4)
+        half.send(b"request\0se")
+        began = time.monotonic()
+        child.reload()
+        assert silent.read_to_end() == b""
+        assert time.monotonic() - began >= IDLE_TIME
+        assert half.read_to_end() == b""
+        assert time.monotonic() - began >= DRAIN_TIME - 0.5
+    wait_until(lambda: len(child.group()) == 4, PATIENCE)
+
+
+def test_a_stopped_worker_does_not_delay_it(child: MasterChild) -> None:
+    """Nor does it take what waits for the successor when it resumes."""
+    key = data_of(ask(str(child.socket), tktkey()), b"keybuf")
+    stopped = child.workers()[0]
+    stopped.suspend()
+    began = time.monotonic()
+    child.hang_up()
+    assert child.wait() == 0
+    assert time.monotonic() - began < 1.0
+    stopped.resume()
+    psutil.wait_procs([stopped], PATIENCE)
+    child.messages.clear()
+    child.start()
+    assert data_of(ask(str(child.socket), tktkey()), b"keybuf") == key
+
+
+def test_busy_clients_lose_no_second(child: MasterChild) -> None:
+    """32 of them, with the habits of Postfix's, while all workers are replaced three times."""
+    path = str(child.socket)
+    with SteadyClients(path, 32) as clients:
+        wait_until(lambda: clients.served > 500, PATIENCE)
+        first = set(child.group())
+        (child.data / "smtp_scache.sessions").unlink()
+        wait_until(lambda: child.texts("was damaged or removed"), PATIENCE)
+        for end in (MasterChild.reload, kill_parent):
+            served = clients.served
+            wait_until(lambda n=served: clients.served > n + 500, PATIENCE)  # type: ignore[misc]
+            end(child)
+        wait_until(lambda: len(child.group()) == 4, PATIENCE)
+        served = clients.served
+        wait_until(lambda: clients.served > served + 500, PATIENCE)
+        assert not first & set(child.group())
+    assert clients.failures == []
+    assert clients.lost == 0
+    assert clients.longest < 1.0
