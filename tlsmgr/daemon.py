@@ -122,7 +122,7 @@ class StartMode:
     ``watched`` are descriptors that become readable at a reload: master's status channel. A stop
     is a signal.
     ``on_ready`` is called when all workers serve. ``jobs`` are more jobs of the parent, by name.
-    ``on_ready`` is called when all workers serve. ``is_supervised``: somebody else holds the
+    ``is_supervised``: somebody else holds the
     listening sockets and starts a successor.
     """
 
