@@ -159,10 +159,7 @@ def _lookup(context: Context, request: Lookup, now: int) -> Reply:
     if context.files_blocked[0]:
         return write_reply(Lookup, FAILED)
     session = cache.lookup(cache_id, now)
-    if session is None:
-        return write_reply(Lookup, FAILED)
-    context.counts[_HITS] += 1
-    return write_session(session)
+    return write_reply(Lookup, FAILED) if session is None else write_session(session)
 
 
 def _update(context: Context, request: Update, now: int) -> Reply:
@@ -218,7 +215,7 @@ def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> Refusal:
     return Refusal(write_reply(type(request), BAD_REQUEST), complaint)
 
 
-_HITS, _BATCHES, _DROPPED = INDEX["hits"], INDEX["batches"], INDEX["dropped"]
+_BATCHES, _DROPPED = INDEX["batches"], INDEX["dropped"]
 _UNKNOWN_KEYS = INDEX["unknown_keys"]
 _DONE, _NOT_DONE = write_reply(Update, OK), write_reply(Update, FAILED)  # a delete's are the same
 _HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], Reply], int]] = {

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from tlsmgr.shm import Lock, SharedMemory
 
@@ -40,6 +40,18 @@ _TOUT = struct.Struct("=q")
 _NO_KEYS = bytes(2 * KEY_BYTES)
 
 
+class NoRotation(Exception):
+    """There is no key of this daemon to replace; the text says why."""
+
+
+class KnownKey(NamedTuple):
+    """What is known of a key beside its secrets: its name, and when it was made (since 1970)."""
+
+    name: bytes
+    made: int
+    makes_tickets: bool  # now; if not, it only decrypts
+
+
 class Schedule(Protocol):
     """Keys that a farm of hosts shares, each of 88 bytes; None where it has none."""
 
@@ -48,6 +60,12 @@ class Schedule(Protocol):
 
     def named(self, name: bytes, now: int) -> bytes | None:
         """Return the key of this name while it may decrypt tickets at `now`."""
+
+    def known(self, now: int) -> Sequence[tuple[bytes, int, bool]]:
+        """Return the fields of KnownKey of the keys that are of use at `now`, newest first."""
+
+    def next_rotation(self, now: int) -> int:
+        """Return when the next key comes, in seconds since 1970."""
 
 
 class TicketKeys:
@@ -128,6 +146,44 @@ class TicketKeys:
         keys = self._read() or _NO_KEYS
         return keys[:4].hex() if self._makes_tickets(keys[:KEY_BYTES], now) else ""
 
+    def known(self, now: int) -> Sequence[KnownKey]:
+        """Return what is known of the keys that are of use at `now`, the newest first."""
+        if self._is_scheduled(now):
+            assert self._schedule is not None
+            return [KnownKey(*key) for key in self._schedule.known(now)]
+        keys = self._read() or _NO_KEYS
+        return tuple(
+            KnownKey(key[:NAME_BYTES], tout - self._half_life + 1, i == 0 and now < tout)
+            for i, key in enumerate((keys[:KEY_BYTES], keys[KEY_BYTES:]))
+            for (tout,) in [_TOUT.unpack_from(key, RANDOM_BYTES)]
+            if self._lasts(key, now - self._half_life, now)
+        )
+
+    def next_rotation(self, now: int) -> int | None:
+        """Return when the key for new tickets is replaced; None: at the next request for one."""
+        if self._is_scheduled(now):
+            assert self._schedule is not None
+            return self._schedule.next_rotation(now)
+        keys = self._read() or _NO_KEYS
+        (tout,) = _TOUT.unpack_from(keys, RANDOM_BYTES)
+        return tout if self._makes_tickets(keys[:KEY_BYTES], now) else None
+
+    def rotate(self, now: int) -> bool:
+        """Make a key for new tickets ahead of its time; return False if that is not possible now.
+
+        The one before it opens tickets for its time; the one before that is forgotten. Raises
+        NoRotation where there are no keys of this daemon.
+        """
+        if not self._half_life:
+            raise NoRotation("session tickets are off: smtpd_tls_session_cache_timeout is 0")
+        if self._is_scheduled(now):
+            raise NoRotation("the ticket keys are those of a farm, and follow from its secret")
+        return self._rotate(now, early=True) is not None
+
+    def _is_scheduled(self, now: int) -> bool:
+        """Return whether the keys of the farm are in use."""
+        return self._schedule is not None and self._schedule.current(now) is not None
+
     def _makes_tickets(self, key: bytes, now: int) -> bool:
         """Return whether `key` may encrypt tickets at `now`."""
         return self._lasts(key, now, now)
@@ -137,14 +193,14 @@ class TicketKeys:
         (tout,) = _TOUT.unpack_from(key, RANDOM_BYTES)
         return after < tout <= now + self._half_life and any(key)
 
-    def _rotate(self, now: int) -> bytes | None:
-        """Make a key, or return the one that another worker made a moment ago."""
+    def _rotate(self, now: int, early: bool = False) -> bytes | None:
+        """Make a key, or return the one that another worker made a moment ago, unless ``early``."""
         made = self._extract(RANDOM_BYTES) + _TOUT.pack(now + self._half_life - 1)
         if not self._acquire():
             return None
         try:
             first = (self._read() or _NO_KEYS)[:KEY_BYTES]
-            if self._makes_tickets(first, now):
+            if not early and self._makes_tickets(first, now):
                 return first
             self._write(made, first)
             return made

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from tlsmgr.latency import LatencyTable
 from tlsmgr.prng.pool import Pool
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes.children import Child
@@ -35,7 +36,8 @@ def inherited_for(workers: int) -> Inherited:
         memory=memory,
         pool=pool,
         ticket_keys=TicketKeys(memory, slots.count, 3600, pool.extract),
-        stats=Stats(memory, slots.count),
+        stats=Stats(memory, slots.count, 1),
+        latency=LatencyTable(memory, slots.count),
         scoreboard=Scoreboard(memory, slots.count, slots.workers),
         timeouts={b"smtp": 3600},
         caches=(CachePlan(rules, SharedCache(memory, pool.extract(2 * KEY_BYTES), True), None),),

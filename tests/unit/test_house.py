@@ -28,7 +28,8 @@ FLOORS = (
     },
     {"processes"},
     {"service"},
-    {"sessions", "tickets", "prng", "farm", "stats", "status_object", "config"},
+    {"sessions", "tickets", "prng", "farm", "latency", "status_object", "config"},
+    {"stats"},
     {"wire", "shm", "log", "logsockets"},
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.

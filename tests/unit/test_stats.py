@@ -10,15 +10,17 @@ from support.cache_files import end_of_child, in_child
 from support.memory_kinds import kind as kind
 
 from tlsmgr.shm import SharedMemory
-from tlsmgr.stats import COUNTERS, INDEX, Stats
+from tlsmgr.stats import CACHE_COUNTERS, CACHE_INDEX, COUNTERS, INDEX, SUMMED, Stats
 
 SLOTS = 5
+CACHES = 2
+NO_SUMS = dict.fromkeys(SUMMED, 0)
 
 pytestmark = pytest.mark.usefixtures("kind")
 
 
 def make(slots: int = SLOTS) -> Stats:
-    return Stats(SharedMemory(Stats.size(slots)), slots)
+    return Stats(SharedMemory(Stats.size(slots, CACHES)), slots, CACHES)
 
 
 def count(stats: Stats, slot: int, name: str, times: int) -> None:
@@ -31,11 +33,15 @@ def test_the_table_names_what_is_counted() -> None:
     assert len({counter.name for counter in COUNTERS}) == len(COUNTERS) == len(INDEX)
     assert all(counter.meaning for counter in COUNTERS)
     assert {"seed", "policy", "lookup", "update", "delete", "tktkey"} <= INDEX.keys()
+    assert len(CACHE_COUNTERS) == len(CACHE_INDEX)
+    assert set(SUMMED) <= CACHE_INDEX.keys()
+    assert not INDEX.keys() & CACHE_INDEX.keys()
 
 
 def test_the_size_it_says_is_what_it_takes() -> None:
     for slots in (1, 2, 100, 513):
-        assert len(Stats(SharedMemory(Stats.size(slots)), slots).counts(slots - 1)) == len(COUNTERS)
+        assert len(make(slots).counts(slots - 1)) == len(COUNTERS)
+        assert len(make(slots).cache_row(slots - 1, CACHES - 1)) == len(CACHE_COUNTERS)
 
 
 def test_counting() -> None:
@@ -43,10 +49,10 @@ def test_counting() -> None:
     assert set(stats.totals().values()) == {0}
     count(stats, 1, "seed", 3)
     count(stats, 2, "seed", 4)
-    count(stats, 2, "hits", 1)
+    count(stats, 2, "update", 1)
     assert stats.counts(1)["seed"] == 3
-    assert stats.counts(2) == {**dict.fromkeys(INDEX, 0), "seed": 4, "hits": 1}
-    assert stats.totals() == {**dict.fromkeys(INDEX, 0), "seed": 7, "hits": 1}
+    assert stats.counts(2) == {**dict.fromkeys(INDEX, 0), "seed": 4, "update": 1}
+    assert stats.totals() == {**dict.fromkeys(INDEX, 0), **NO_SUMS, "seed": 7, "update": 1}
 
 
 def test_processes_count_at_once() -> None:
@@ -63,7 +69,7 @@ def test_processes_count_at_once() -> None:
         pids.append(pid)
     for pid in pids:
         os.waitpid(pid, 0)
-    assert stats.totals() == dict.fromkeys(INDEX, (SLOTS - 1) * (20_000 // len(INDEX)))
+    assert stats.totals() == NO_SUMS | dict.fromkeys(INDEX, (SLOTS - 1) * (20_000 // len(INDEX)))
     assert in_child(stats.totals) == stats.totals()
 
 
@@ -95,3 +101,20 @@ def test_totals_of_an_earlier_daemon_are_added() -> None:
     assert stats.totals()["seed"] == 7
     assert stats.counts(0)["lookup"] == 1
     assert sum(stats.totals().values()) == 8
+
+
+def test_the_counters_of_a_cache() -> None:
+    """They are apart from those of another cache, and some are summed over both."""
+    stats = make()
+    stats.cache_row(1, 0)[CACHE_INDEX["hits"]] += 2
+    stats.cache_row(2, 0)[CACHE_INDEX["hits"]] += 3
+    stats.cache_row(2, 1)[CACHE_INDEX["hits"]] += 10
+    stats.cache_row(2, 1)[CACHE_INDEX["misses"]] += 1
+    nothing = dict.fromkeys(CACHE_INDEX, 0)
+    both = [{**nothing, "hits": 5}, {**nothing, "hits": 10, "misses": 1}]
+    assert [stats.cache_totals(cache) for cache in range(CACHES)] == both
+    assert stats.totals() == {**dict.fromkeys(INDEX, 0), **NO_SUMS, "hits": 15}
+    stats.collect(2)
+    assert [stats.cache_totals(cache) for cache in range(CACHES)] == both
+    assert stats.cache_row(0, 1)[CACHE_INDEX["hits"]] == 10
+    assert not any(stats.cache_row(2, 1))

@@ -18,7 +18,16 @@ from support.prng_children import no_child_is_left as no_child_is_left
 
 from tlsmgr.prng.pool import EntropyError
 from tlsmgr.shm import Recovery, SharedMemory
-from tlsmgr.tickets import DIGEST_BYTES, IMPATIENCE, KEY_BYTES, NAME_BYTES, PATIENCE, TicketKeys
+from tlsmgr.tickets import (
+    DIGEST_BYTES,
+    IMPATIENCE,
+    KEY_BYTES,
+    NAME_BYTES,
+    PATIENCE,
+    KnownKey,
+    NoRotation,
+    TicketKeys,
+)
 
 T0 = 1_795_220_454
 YEAR = 365 * 86400
@@ -367,3 +376,55 @@ def test_readers_of_keys_that_change_all_the_time_see_no_mixture() -> None:
                 seen.add(key)
     kill(writer)
     assert len(seen) > 10
+
+
+# ------------------------------------------------------------------------------ what operators see
+
+
+def test_known_keys() -> None:
+    """Without any secret; the old one as long as it opens tickets."""
+    keys = make(120)
+    assert (list(keys.known(T0)), keys.next_rotation(T0)) == ([], None)
+    first = keys.current(T0)
+    assert list(keys.known(T0 + 5)) == [KnownKey(name(first), T0, True)]
+    assert keys.next_rotation(T0 + 5) == T0 + 59
+    assert list(keys.known(T0 + 59)) == [KnownKey(name(first), T0, False)]
+    assert keys.next_rotation(T0 + 59) is None, "with the next request"
+    second = keys.current(T0 + 59)
+    old, new = KnownKey(name(first), T0, False), KnownKey(name(second), T0 + 59, True)
+    assert list(keys.known(T0 + 59)) == [new, old]
+    assert keys.next_rotation(T0 + 59) == T0 + 118
+    assert list(keys.known(T0 + 117)) == [new, old]
+    assert list(keys.known(T0 + 119)) == [new._replace(makes_tickets=False)]
+    assert list(keys.known(T0 + 178)) == []
+
+
+def test_rotation_ahead_of_time() -> None:
+    """The key before opens its tickets, for its time; the one before that is forgotten."""
+    keys = make(120)
+    first = keys.current(T0)
+    assert keys.rotate(T0 + 10)
+    second = keys.current(T0 + 10)
+    assert second != first
+    assert tout(second) == T0 + 69
+    assert keys.named(name(first), T0 + 10) == first
+    assert keys.named(name(first), T0 + 119) is None
+    assert keys.rotate(T0 + 20)
+    assert keys.named(name(second), T0 + 20) == second
+    assert keys.named(name(first), T0 + 20) is None
+
+
+def test_rotation_before_the_first_key() -> None:
+    keys = make(120)
+    assert keys.rotate(T0)
+    assert [key.made for key in keys.known(T0)] == [T0]
+
+
+def test_no_rotation() -> None:
+    with pytest.raises(NoRotation, match="tickets are off"):
+        make(0).rotate(T0)
+    keys = make(120)
+    assert keys.lock.acquire(1, 0)
+    assert not keys.rotate(T0)
+    keys.lock.release(1)
+    assert keys.rotate(T0)

@@ -72,6 +72,24 @@ class Schedule:
         found = self._known.get(name)
         return found.key if found is not None and now < found.end else None
 
+    def known(self, now: int) -> list[tuple[bytes, int, bool]]:
+        """Return names and starts of the keys that are of use at `now`, the newest first.
+
+        True stands for the one for new tickets. Keys of slots to come are left out.
+        """
+        current = self.current(now)
+        old = self._lifetime // 2
+        slots = [(known.end - old - self._length, known) for known in self._known.values()]
+        return [
+            (known.key[:NAME_BYTES], start, known.key == current)
+            for start, known in sorted(slots, key=lambda slot: slot[0], reverse=True)
+            if start <= now < known.end
+        ]
+
+    def next_rotation(self, now: int) -> int:
+        """Return when the next slot begins."""
+        return (now // self._length + 1) * self._length
+
     def _derive(self, now: int) -> None:
         """Derive the keys that are known at some time in the slot of `now`."""
         slot = now // self._length

@@ -52,6 +52,8 @@ class ExchangeFile:
         self._pool = pool
         self._directory = directory
         self._existed = False
+        self.updates = 0
+        """How often the file was read and written by this process."""
         self._locked_since: float | None = None
         self._limit = log.Limit(WARNING_INTERVAL)
 
@@ -117,6 +119,7 @@ class ExchangeFile:
             os.close(fd)  # this unlocks it
         if written != SIZE:
             raise ExchangeError(f"only {written} of {SIZE} bytes could be written")
+        self.updates += 1
         return True
 
     def _open_file(self) -> int:

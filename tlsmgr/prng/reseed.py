@@ -27,6 +27,8 @@ class Reseeder:
 
         `period` is in seconds. Nothing is opened yet.
         """
+        self.readings = 0
+        """How often the source was stirred into the pool by this process."""
         self._name = f"tls_random_source = {value}"
         self._source = source_of(value)
         self._count = count
@@ -65,6 +67,7 @@ class Reseeder:
             return retry_delay(self._period, self._pool)
         assert data is not None
         self._pool.stir(data)
+        self.readings += 1
         self._limit.over(f"{self._name}: works again")
         return next_delay(self._period, self._pool)
 

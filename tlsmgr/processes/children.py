@@ -63,6 +63,7 @@ class Children:
             if pid:
                 signals.restore(blocked)
         child = self._by_pid[pid] = Child(name, slot, pid, now, uses_files)
+        self._scoreboard.note_process(slot, pid)
         return child
 
     def reap(self) -> Iterator[tuple[Child, int]]:

@@ -226,19 +226,21 @@ class Janitor:
 
     def _add_jobs(self) -> None:
         """Add them in stock's order, but for the file watch (Postfix tlsmgr.c)."""
-        reseeder, exchange, as_owner = self._duties.reseeder, self._exchange, self._duties.as_owner
+        as_owner = self._duties.as_owner
 
         def watch(now: float) -> float:
             with as_owner():
                 return self._watch.run(now)
 
         self._jobs.add(FILE_WATCH, watch)  # the first: it finds damage before a sweep does
-        self._jobs.add("reseed", self._elsewhere(lambda _: reseeder.run(time.monotonic())))
-        update = self._on_disk(lambda _: exchange.update(time.monotonic()))
+        self._jobs.add("reseed", self._elsewhere(self._reseed))
+        update = self._on_disk(self._update_exchange_file)
         self._jobs.add("exchange file", self._elsewhere(update))
-        for plan in self._inherited.caches:
+        for i, plan in enumerate(self._inherited.caches):
             if plan.file is not None:
-                sweep = Sweep(plan.rules, plan.shared, plan.file, self._inherited.pool.stir)
+                counts = self._inherited.stats.cache_row(self._slot, i)
+                stir = self._inherited.pool.stir
+                sweep = Sweep(plan.rules, plan.shared, plan.file, stir, counts)
                 self._jobs.add(f"{plan.rules.cache_type} cache sweep", self._on_disk(sweep.run))
 
     def _elsewhere(self, run: Callable[[float], float]) -> Callable[[float], float]:
@@ -249,6 +251,23 @@ class Janitor:
                 return run(now)
 
         return away_from_files
+
+    def _reseed(self, _: float) -> float:
+        reseeder = self._duties.reseeder
+        before, now = reseeder.readings, time.monotonic()
+        delay = reseeder.run(now)
+        if reseeder.readings > before:
+            facts = self._scoreboard.generator()
+            changed = facts._replace(reseeds=facts.reseeds + 1, reseeded=now)
+            self._scoreboard.note_generator(changed)
+        return delay
+
+    def _update_exchange_file(self, _: float) -> float:
+        before, now = self._exchange.updates, time.monotonic()
+        delay = self._exchange.update(now)
+        if self._exchange.updates > before:
+            self._scoreboard.note_generator(self._scoreboard.generator()._replace(saved=now))
+        return delay
 
     def _on_disk(self, run: Callable[[float], float]) -> Callable[[float], float]:
         """Return the job as mail_owner, and not while a file system blocks."""

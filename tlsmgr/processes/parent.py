@@ -58,7 +58,7 @@ class Parent:
         self._access = FileAccess(inherited, duties)
         self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
         self._scoreboard = inherited.scoreboard
-        self._stats = inherited.stats
+        self._stats, self._latency = inherited.stats, inherited.latency
         self._process_number = inherited.process_number
         self._workers = workers
         self._slots = Slots(workers)
@@ -79,6 +79,16 @@ class Parent:
         self._open_pipes()
         self._janitor = Auxiliary("janitor", self._slots.janitor, self._start_of_janitor)
         self._auxiliaries = {self._janitor.slot: self._janitor}
+
+    @property
+    def access(self) -> FileAccess:
+        """Where the files are, for an auxiliary process."""
+        return self._access
+
+    @property
+    def parent_alive_fd(self) -> int:
+        """The pipe that an auxiliary process watches."""
+        return self._pipes.parent_alive_fd
 
     def watch(self, descriptor: int, act: Callable[[], object]) -> None:
         """Have ``act`` called when the descriptor becomes readable or closes."""
@@ -308,6 +318,7 @@ class Parent:
         if Recovery.FREED in [lock.recover(child.slot, now) for lock in self._locks]:
             log.info(f"freed a lock that {child.name} pid {child.pid} held when it died")
         self._stats.collect(child.slot)
+        self._latency.collect(child.slot)
         if self._stopping or child.retired or (child.slot in self._auxiliaries and code == 0):
             return
         log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from tlsmgr import log
 from tlsmgr.config.caches import CacheSettings, session_timeout
 from tlsmgr.config.load import Configuration
+from tlsmgr.latency import LatencyTable
 from tlsmgr.log import Fatal
 from tlsmgr.prng.drbg import SelfTestError
 from tlsmgr.prng.pool import EntropyError, Pool
@@ -41,7 +42,7 @@ from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
 
-MEMORY_BASE, MEMORY_PER_SLOT = 65536, 1024  # bytes of shared memory; generous
+MEMORY_BASE, MEMORY_PER_SLOT = 65536, 3072  # bytes of shared memory; generous
 PR_SET_NAME = 15  # prctl(2)
 
 
@@ -124,7 +125,8 @@ def make_inherited(
         memory=memory,
         pool=pool,
         ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract, schedule),
-        stats=Stats(memory, slots.count),
+        stats=Stats(memory, slots.count, sum(cache.cachable for cache in settings)),
+        latency=LatencyTable(memory, slots.count),
         scoreboard=Scoreboard(memory, slots.count, slots.workers),
         timeouts={name.encode(): timeout for name, timeout in timeouts.items()},
         caches=tuple(
@@ -175,8 +177,10 @@ def make_context(inherited: Inherited, slot: int) -> Context:
     inherited.ticket_keys.attach(slot)
     nonces = Nonces(inherited.process_number.value)
     caches = {
-        plan.rules.cache_type.encode(): SessionCache(plan.rules, plan.shared, plan.file, nonces)
-        for plan in inherited.caches
+        plan.rules.cache_type.encode(): SessionCache(
+            plan.rules, plan.shared, plan.file, nonces, inherited.stats.cache_row(slot, i)
+        )
+        for i, plan in enumerate(inherited.caches)
     }
     return Context(
         {name: CacheType(t, caches.get(name)) for name, t in inherited.timeouts.items()},

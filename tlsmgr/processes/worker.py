@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 
 from tlsmgr import log
+from tlsmgr.latency import AT_ONCE, CHANGES, SEEDS
 from tlsmgr.processes import succession
 from tlsmgr.processes.connections import (
     READING,
@@ -75,6 +76,7 @@ class Worker:
         self._slot = slot
         self._pipes = pipes
         self._context = context
+        self._timer = inherited.latency.timer(slot, context.counts)
         self._epoll = select.epoll()
         self._connections = Connections(self._epoll)
         self._listeners = Listeners(self._epoll, inherited.listeners)
@@ -185,9 +187,11 @@ class Worker:
         if self._unread:
             self._resume(now)
         self._serve(events, now)
+        self._timer.note(AT_ONCE, now)
         if self._seeds:
             self._answer_seeds()
-        self._commit_changes()
+            self._timer.note(SEEDS, now)
+        self._commit_changes(now)
         if now >= self._next_check:
             self._check(now)
 
@@ -211,12 +215,13 @@ class Worker:
     def _check(self, now: float) -> None:
         """Once a second: look for waiting connections, close those that time out or hold most.
 
-        Also try again to open a session file that could not be opened.
+        Also try again to open a session file that could not be opened, and note how full each is.
         """
         self._next_check = now + CHECK_INTERVAL
         if not self._context.files_blocked[0]:
             for cache in self._context.caches:
                 cache.reopen()
+                cache.note_usage()
         self._listeners.rearm()
         for connection in self._connections.overdue(now - self._inherited.client_timeout):
             self._warn("timeout", f"timeout on {self._inherited.source}")
@@ -349,7 +354,7 @@ class Worker:
         replies = answer_seeds(self._context, [seed for _, seed in waiting])
         self._reply(waiting, replies)
 
-    def _commit_changes(self) -> None:
+    def _commit_changes(self, now: float) -> None:
         """Runs after the seeds, as the writers' lock of a cache may have to be waited for."""
         if not self._context.files_blocked[0]:
             for cache in self._context.caches:
@@ -359,6 +364,7 @@ class Worker:
         waiting, self._deferred = self._deferred, []
         replies = commit_changes(self._context, [item for _, item in waiting], int(time.time()))
         self._reply(waiting, replies)
+        self._timer.note(CHANGES, now)
 
     def _reply(self, waiting: Sequence[tuple[Connection, object]], replies: list[bytes]) -> None:
         """Send replies to connections that wait; none is dropped before it got its reply."""

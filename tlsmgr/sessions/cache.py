@@ -36,14 +36,18 @@ from tlsmgr.sessions.file import (
     StoreFull,
     StoreLost,
 )
-from tlsmgr.sessions.record import Entry, Nonces, Seal
-from tlsmgr.sessions.shared import SharedCache
+from tlsmgr.sessions.record import Entry, Nonces, Seal, saved_time
+from tlsmgr.sessions.shared import SharedCache, Usage
 from tlsmgr.sessions.store import Batch, Record, Store, size_limit_in
+from tlsmgr.stats import CACHE_INDEX, private_cache_row
 
 WARNING_INTERVAL = 600.0  # seconds between two warnings about the same problem
 EVICTED_WHEN_FULL = 4  # records, each time that there is no room for an update
 TRIES = 20  # to make room for an update; a large session needs pages in a row
 CLOCK_SLACK = 86400  # seconds that an entry may be saved in the future
+
+_HITS, _MISSES, _UPDATES = CACHE_INDEX["hits"], CACHE_INDEX["misses"], CACHE_INDEX["updates"]
+_DELETES, _EXPIRED, _EVICTED = (CACHE_INDEX[name] for name in ("deletes", "expired", "evicted"))
 
 
 class CacheRules(NamedTuple):
@@ -74,9 +78,14 @@ class SessionCache:
     """One cache, in one process. ``file`` is None when the cache can have no file."""
 
     def __init__(
-        self, rules: CacheRules, shared: SharedCache, file: StoreFile | None, nonces: Nonces
+        self,
+        rules: CacheRules,
+        shared: SharedCache,
+        file: StoreFile | None,
+        nonces: Nonces,
+        counts: memoryview | None = None,
     ) -> None:
-        """Open the file. ``nonces`` are those of the process."""
+        """Open the file. ``nonces`` are those of the process, and ``counts`` its counters."""
         self.rules = rules
         self._timeout = rules.timeout
         self.expired: list[bytes] = []  # ids that lookups found expired: ``apply`` is due for them
@@ -85,6 +94,7 @@ class SessionCache:
         self._file = file
         self._mark = None if file is None else file.mark
         self._nonces = nonces
+        self._counts = private_cache_row() if counts is None else counts
         self._limit = log.Limit(WARNING_INTERVAL)
         self._owns_directory = False
         self._is_waiting = False  # it could not open the file because another process writes
@@ -120,10 +130,13 @@ class SessionCache:
         if self.rules.logging:
             self._log_lookup(cache_id, entry)
         if entry is None:
+            self._counts[_MISSES] += 1
             return None
         if not now - self._timeout <= entry.saved <= now + CLOCK_SLACK:  # as in is_expired
             self.expired.append(cache_id)
+            self._counts[_MISSES] += 1
             return None
+        self._counts[_HITS] += 1
         return entry.session
 
     def apply(self, changes: Sequence[Change], now: int) -> list[bool]:
@@ -131,13 +144,20 @@ class SessionCache:
 
         Return for each whether it was done: an update always is, a delete when there was an entry.
         """
+        updates = sum(change.session is not None for change in changes)
+        self._counts[_UPDATES] += updates
+        self._counts[_DELETES] += len(changes) - updates
+        return self._apply_all(changes, now)
+
+    def _apply_all(self, changes: Sequence[Change], now: int) -> list[bool]:
         for _ in range(TRIES):
             try:
                 return self._apply(changes, now)
             except StoreFull as error:
                 if len(changes) > 1:
                     half = len(changes) // 2
-                    return self.apply(changes[:half], now) + self.apply(changes[half:], now)
+                    first = self._apply_all(changes[:half], now)
+                    return first + self._apply_all(changes[half:], now)
                 if not self._make_room():
                     self._complain(error)
                     break
@@ -157,6 +177,20 @@ class SessionCache:
     def size(self) -> tuple[int, int]:
         """Return the number of entries, and the bytes of the pages they take."""
         return (0, 0) if self._store is None else self._store.usage()
+
+    def note_usage(self) -> None:
+        """Note in shared memory how full the cache is."""
+        if self._store is None:
+            return
+        try:
+            entries, size = self._store.usage()
+            oldest = self._store.oldest()
+        except StoreError as error:
+            self._complain(error)
+            return
+        saved = saved_time(oldest.data) if oldest is not None else 0
+        now = time.monotonic()
+        self._shared.note_usage(Usage(entries, size, self._size_limit, saved, now))
 
     # The file.
 
@@ -226,7 +260,7 @@ class SessionCache:
         if change.session is None:
             log_delete(self.rules, change.cache_id)
             return _remove(batch, digest)
-        entry = Entry(now, change.cache_id if self.rules.logging else b"", change.session)
+        entry = Entry(now, change.cache_id, change.session)
         self._log_update(entry)
         if len(change.session) > self._size_limit:  # it would evict all others, then itself
             _remove(batch, digest)
@@ -242,6 +276,7 @@ class SessionCache:
         if record is None or entry is None or not self.rules.is_expired(entry.saved, now):
             return
         batch.remove(record)
+        self._counts[_EXPIRED] += 1
         log_delete(self.rules, cache_id)
 
     # Limits.
@@ -254,6 +289,7 @@ class SessionCache:
                 return True
             if not batch.evict():
                 return False
+            self._counts[_EVICTED] += 1
         return False
 
     def _evict_more(self, store: Store) -> None:
@@ -269,9 +305,11 @@ class SessionCache:
         assert self._store is not None
         try:
             with self._store.writing() as batch:
-                return sum(batch.evict() for _ in range(EVICTED_WHEN_FULL)) > 0
+                evicted = sum(batch.evict() for _ in range(EVICTED_WHEN_FULL))
         except StoreError:
             return False
+        self._counts[_EVICTED] += evicted
+        return evicted > 0
 
     # Log lines.
 

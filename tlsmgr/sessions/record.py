@@ -13,8 +13,8 @@ from an earlier daemon holds records under that one's keys too, and each daemon 
 own. A record whose key is not at hand is not found, and is left alone.
 
 The digest that stands for a cache id in the file is keyed BLAKE2b, 16 bytes: ids of any length
-become keys of one size, and no client can choose two ids that have the same. The id itself is only
-stored to be logged; where nothing is logged, it is left out.
+become keys of one size, and no client can choose two ids that have the same. The id itself is
+stored with the session, for the log and for an operator who lists the cache.
 
 Keys come from SharedCache and stay in the process's memory while it runs. Pure: no I/O, no lock.
 """
@@ -40,7 +40,7 @@ _BODY_AT = SAVED_BYTES + NONCE_BYTES
 
 
 class Entry(NamedTuple):
-    """A stored session: when it was saved (seconds since 1970), its id or b"", and its bytes."""
+    """A stored session: when it was saved (seconds since 1970), its id, and its bytes."""
 
     saved: int
     cache_id: bytes

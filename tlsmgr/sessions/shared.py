@@ -1,12 +1,12 @@
 """shared - what all processes share of one session cache, beside its file.
 
-``SharedCache`` is in shared memory and nowhere else: the keys of a cache, and which files were
-made. The parent makes it before it forks; when the daemon ends, the keys are gone, and nobody can
-read what is left on the disk.
+``SharedCache`` is in shared memory and nowhere else: the keys of a cache, which file was made, and
+how full it is, for processes that do not open it. The parent makes it before it forks; when the
+daemon ends, the keys are gone, and nobody can read what is left on the disk.
 
-At a reload they go over (``CacheState``): the successor finds ids and opens records as before, but
-what it writes is sealed under a key of its own. Older sealing keys are kept for as long as there
-can be sessions under them, and MOST_OLDER of them at most.
+At a reload keys and file go over (``CacheState``): the successor finds ids and opens records as
+before, but what it writes is sealed under a key of its own. Older sealing keys are kept for as long
+as there can be sessions under them, and MOST_OLDER of them at most.
 
 ``ProcessNumber`` is not shared: each process inherits the value of its own fork. Pure, no lock.
 """
@@ -25,6 +25,21 @@ MOST_OLDER = 16
 DRAIN_SLACK = 60  # seconds for which workers of the one before may still store sessions
 
 _OLDER = struct.Struct(f"=?Bq{KEY_BYTES}s")  # used, tag, time of the reload, key
+_USAGE = struct.Struct("=4Qd")
+
+
+class Usage(NamedTuple):
+    """How full a cache is: sessions, bytes of their pages, of how many, and the oldest session.
+
+    ``oldest`` is when that was saved, in seconds since 1970, 0 when there is none; ``noted`` is the
+    time of time.monotonic() at which a process saw all that, 0 for never.
+    """
+
+    entries: int
+    size: int
+    size_limit: int
+    oldest: int
+    noted: float
 
 
 class ProcessNumber:
@@ -77,6 +92,7 @@ class SharedCache:
         self._tag = memory.carve(1)
         self._older = memory.carve(MOST_OLDER * _OLDER.size)
         self.renew(keys)
+        self._usage = memory.carve(_USAGE.size)
 
     def renew(self, keys: bytes) -> None:
         """Set other keys, for a file that is made new; seals made before keep the old ones."""
@@ -115,6 +131,14 @@ class SharedCache:
             _OLDER.pack_into(self._older, i * _OLDER.size, True, tag, until, key)
         self.mark.record(*state.mark)
         self.is_inherited[0] = 1
+
+    def note_usage(self, usage: Usage) -> None:
+        """Note how full the cache is: a process that has the file open."""
+        _USAGE.pack_into(self._usage, 0, *usage)
+
+    def usage(self) -> Usage:
+        """Return what was noted last."""
+        return Usage(*_USAGE.unpack_from(self._usage, 0))
 
     def _seal_key(self) -> SealKey:
         return SealKey(self._tag[0], bytes(self._keys[:KEY_BYTES]))

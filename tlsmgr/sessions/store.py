@@ -50,6 +50,7 @@ from tlsmgr.sessions.record import DIGEST_BYTES, SERIAL_BYTES
 
 TABLES = (b"records", b"places", b"ages")
 NUMBER_BITS = 20  # of a serial: the record's number in its batch; the others are the transaction's
+AGES_READ = 200  # at most, when the oldest record is only shown
 AGES_A_BATCH = 16  # that are updated, at most, when the oldest record is looked for
 PAGES_A_CHANGE = 8  # copied or added, at most, beside twice the bytes of a record
 BATCH_PART = 16  # a batch that changes one 16th of the pages of the file is large
@@ -176,6 +177,34 @@ class Store:
                 found.append(_record(cursor.value()))
                 more = cursor.next()
             return found, cursor.key()
+
+    def last_place(self) -> bytes:
+        """Return the place of the record whose id came last; b"" when there is none."""
+        with store_errors(), self._file.begin() as txn:
+            cursor = txn.cursor(self._file.tables[0])
+            return cursor.key() if cursor.last() else b""
+
+    def oldest(self) -> Record | None:
+        """Return the oldest record, None when there is none. Takes no lock.
+
+        The oldest of the first AGES_READ when all of these were stored again since their ages were
+        looked at; one of the others may then be older.
+        """
+        self.end_reading()
+        with store_errors(), self._file.begin() as txn:
+            cursor = txn.cursor(self._file.tables[2])
+            found, more = b"", cursor.first()
+            for _ in range(AGES_READ):
+                if not more:
+                    break
+                age, place = cursor.item()
+                value = txn.get(place, b"", self._file.tables[0])
+                if (value and not found) or value < found:  # the serial comes first
+                    found = value or found
+                if value.startswith(age):
+                    break
+                more = cursor.next()
+            return _record(found) if found else None
 
     def usage(self) -> tuple[int, int]:
         """Return the number of records, and the bytes of the pages they take. Takes no lock."""

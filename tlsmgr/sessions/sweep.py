@@ -23,6 +23,7 @@ from tlsmgr.sessions.file import StoreError, StoreFile
 from tlsmgr.sessions.record import saved_time
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
+from tlsmgr.stats import CACHE_INDEX, private_cache_row
 
 SLICE_RECORDS = 500
 BATCH_RECORDS = 50
@@ -31,7 +32,7 @@ STIR_BYTES = 64  # of each record that go into the digest
 
 
 class Sweep:
-    """The sweeps of one cache. ``stir`` takes bytes for the PRNG pool."""
+    """The sweeps of one cache. ``stir`` takes bytes for the PRNG pool, ``counts`` what expired."""
 
     def __init__(
         self,
@@ -39,11 +40,13 @@ class Sweep:
         shared: SharedCache,
         file: StoreFile,
         stir: Callable[[bytes], None],
+        counts: memoryview | None = None,
     ) -> None:
         self._rules = rules
         self._shared = shared
         self._file = file
         self._stir = stir
+        self._counts = private_cache_row() if counts is None else counts
         self._position = b""  # place at which the next slice starts
         self._started = 0.0
         self.passed = 0  # records seen by all sweeps
@@ -108,6 +111,7 @@ class Sweep:
                 if batch.remove(record):
                     removed.append(record)
         self.deleted += len(removed)
+        self._counts[CACHE_INDEX["expired"]] += len(removed)
         if self._rules.logging:
             seal = self._shared.seal()
             for record in removed:

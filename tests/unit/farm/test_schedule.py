@@ -11,7 +11,7 @@ from support.farm_secret import DAY, EXAMPLE, EXAMPLE_DATE, EXAMPLE_KEY, at, day
 from tlsmgr.farm.schedule import Schedule
 from tlsmgr.farm.secret import CLOCK_SKEW, Secrets, known_slots, parse, slot_length, ticket_key
 from tlsmgr.shm import SharedMemory
-from tlsmgr.tickets import TicketKeys
+from tlsmgr.tickets import NoRotation, TicketKeys
 
 FIRST = day(EXAMPLE_DATE)
 NOON = at(f"{EXAMPLE_DATE} 12:00:00")
@@ -187,3 +187,28 @@ def test_without_a_secret_for_that_day_a_host_has_keys_of_its_own() -> None:
     assert key is not None
     assert key == one.current(early) == one.named(key[:16], early)
     assert other.named(key[:16], early) is None
+
+
+def test_known_keys() -> None:
+    """The current one, and those that still open tickets; not those of slots to come."""
+    keys = schedule()
+    slot = NOON // S
+    by_slot = {i: ticket_key(EXAMPLE_KEY, i, T)[:16] for i in range(slot - 3, slot + 2)}
+    assert keys.known(NOON + 5) == [
+        (by_slot[slot], NOON, True),
+        (by_slot[slot - 1], NOON - S, False),
+    ]
+    assert keys.next_rotation(NOON + 5) == NOON + S
+    for now in range(NOON - S, NOON + S, 60):
+        for known, start, is_current in keys.known(now):
+            assert keys.named(known, now) is not None
+            assert is_current == (start <= now < start + S)
+
+
+def test_the_keys_of_a_farm_are_shown_and_not_rotated() -> None:
+    memory = SharedMemory(65536)
+    keys = TicketKeys(memory, 2, T, os.urandom, schedule())
+    assert [key.makes_tickets for key in keys.known(NOON)] == [True, False]
+    assert keys.next_rotation(NOON) == NOON + S
+    with pytest.raises(NoRotation, match="those of a farm"):
+        keys.rotate(NOON)

@@ -9,7 +9,7 @@ import pytest
 
 from tlsmgr.processes.jobs import AFTER_A_DEFECT, Jobs, StatisticsLine
 from tlsmgr.shm import SharedMemory
-from tlsmgr.stats import INDEX, Stats
+from tlsmgr.stats import CACHE_INDEX, INDEX, Stats
 
 
 def test_jobs_run_when_they_are_due() -> None:
@@ -58,13 +58,13 @@ def test_a_defect_in_a_job_is_logged_and_tried_again(capfd: pytest.CaptureFixtur
 
 
 def test_the_statistics_line(capfd: pytest.CaptureFixture[str]) -> None:
-    stats = Stats(SharedMemory(Stats.size(3)), 3)
+    stats = Stats(SharedMemory(Stats.size(3, 2)), 3, 2)
     line = StatisticsLine(stats, 600)
     assert line.run(0.0) == 600
     assert capfd.readouterr().err == "", "nothing to say"
     stats.row(1)[INDEX["seed"]] += 3
     stats.row(2)[INDEX["seed"]] += 4
-    stats.row(2)[INDEX["hits"]] += 1
+    stats.cache_row(2, 1)[CACHE_INDEX["hits"]] += 1
     line.run(0.0)
     assert capfd.readouterr().err.endswith(": statistics: seed=7 hits=1\n")
     stats.collect(2)

@@ -14,6 +14,7 @@ from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.store import Record
+from tlsmgr.stats import CACHE_INDEX
 
 DAY = 86400
 
@@ -257,3 +258,24 @@ def test_no_log_without_it(make_files: MakeFiles, capfd: pytest.CaptureFixture[s
 def test_no_secret_in_a_repr(make_files: MakeFiles) -> None:
     assert "secret" not in repr(Change(b"id", b"secret"))
     assert "secret" not in repr(Record(b"digest", b"serial", b"secret"))
+
+
+def test_counts_of_a_cache(make_files: MakeFiles) -> None:
+    """Each lookup is a hit or a miss; an expired session is a miss, and counts when it is gone."""
+    cache = make_files(timeout=T).cache()
+    update(cache, (b"one", b"session"), (b"two", b"session"))
+    assert cache.lookup(b"one", NOW) == b"session"
+    assert cache.lookup(b"none", NOW) is None
+    assert cache.lookup(b"two", NOW + T + 1) is None
+    cache.apply([Change(b"one", None), Change(b"none", None)], NOW + T + 1)
+    counts = dict(zip(CACHE_INDEX, cache._counts))
+    assert counts == {
+        "hits": 1, "misses": 2, "updates": 2, "deletes": 2, "expired": 1, "evicted": 0,
+    }  # fmt: skip
+
+
+def test_evicted_sessions_are_counted(make_files: MakeFiles) -> None:
+    cache = make_files(entry_limit=3).cache()
+    for i in range(5):
+        update(cache, (b"%d" % i, b"session"))
+    assert cache._counts[CACHE_INDEX["evicted"]] == 2

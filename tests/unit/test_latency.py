@@ -1,0 +1,150 @@
+"""The latency histograms: each request counts once, in the bucket of its time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tlsmgr.latency import (
+    AT_ONCE,
+    BUCKETS,
+    CHANGES,
+    KINDS,
+    SEEDS,
+    STEPS,
+    Histogram,
+    LatencyTable,
+    Timer,
+    lower_bound,
+)
+from tlsmgr.shm import SharedMemory
+from tlsmgr.stats import INDEX, Stats
+
+SLOTS = 3
+
+
+class Process:
+    """The counters and the timer of one process, and a clock that stands still."""
+
+    def __init__(self, stats: Stats, table: LatencyTable, slot: int) -> None:
+        self.counts = stats.row(slot)
+        self.timer: Timer = table.timer(slot, self.counts)
+        self.now = 1000.0
+        self.timer._clock = lambda: self.now
+
+    def answer(self, step: int, microseconds: float, **kinds: int) -> None:
+        for kind, count in kinds.items():
+            self.counts[INDEX[kind]] += count
+        since = self.now
+        self.now += microseconds / 1e6
+        self.timer.note(step, since)
+
+
+def make() -> tuple[LatencyTable, list[Process]]:
+    memory = SharedMemory(1 << 16)
+    stats, table = Stats(memory, SLOTS), LatencyTable(memory, SLOTS)
+    return table, [Process(stats, table, slot) for slot in range(SLOTS)]
+
+
+def filled(histogram: Histogram) -> dict[int, int]:
+    """The buckets that are not empty."""
+    return {bucket: count for bucket, count in enumerate(histogram.counts) if count}
+
+
+def test_the_requests_of_a_step_are_neighbours_in_the_table_of_counters() -> None:
+    """As a timer reads their counters with one call."""
+    for step in STEPS:
+        numbers = [INDEX[kind] for kind in step]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert len(set(KINDS)) == 6
+
+
+def test_the_size_it_says_is_what_it_takes() -> None:
+    for slots in (1, 3, 1028):
+        LatencyTable(SharedMemory(LatencyTable.size(slots)), slots)
+
+
+def test_buckets() -> None:
+    table, (_, worker, _) = make()
+    for microseconds in (0.5, 1.5, 2.5, 3.5, 100.5, 1_000_000.5, 1e12):
+        worker.answer(SEEDS, microseconds, seed=1)
+    assert filled(table.totals()["seed"]) == {0: 1, 1: 1, 2: 2, 7: 1, 20: 1, BUCKETS - 1: 1}
+    assert [lower_bound(bucket) for bucket in (0, 1, 2, 7)] == [0, 1, 2, 64]
+
+
+def test_all_requests_of_a_step_count_with_its_time() -> None:
+    table, (_, worker, _) = make()
+    worker.answer(AT_ONCE, 10.5, lookup=3, policy=1)
+    worker.answer(AT_ONCE, 100.5)
+    worker.answer(CHANGES, 100.5, update=2)
+    worker.answer(AT_ONCE, 20.5, lookup=1, tktkey=2)
+    totals = table.totals()
+    assert {kind: filled(totals[kind]) for kind in KINDS} == {
+        "policy": {4: 1},
+        "lookup": {4: 3, 5: 1},
+        "tktkey": {5: 2},
+        "seed": {},
+        "update": {7: 2},
+        "delete": {},
+    }
+    assert (totals["lookup"].total, totals["lookup"].longest) == (3 * 10 + 20, 20)
+
+
+def test_requests_of_another_step_are_left_for_it() -> None:
+    table, (_, worker, _) = make()
+    worker.answer(AT_ONCE, 10.5, lookup=1, seed=5)
+    assert table.totals()["seed"].count == 0
+    worker.answer(SEEDS, 10.5)
+    assert table.totals()["seed"].count == 5
+
+
+def test_requests_counted_before_the_timer_was_made_are_not_timed() -> None:
+    """A slot of which the dead process's counters were not collected yet."""
+    memory = SharedMemory(1 << 16)
+    stats, table = Stats(memory, SLOTS), LatencyTable(memory, SLOTS)
+    stats.row(1)[INDEX["seed"]] = 7
+    timer = table.timer(1, stats.row(1))
+    timer.note(SEEDS, time.monotonic())
+    assert table.totals()["seed"].count == 0
+
+
+def test_the_times_of_the_dead_are_kept() -> None:
+    table, (parent, one, two) = make()
+    parent.answer(SEEDS, 300.5, seed=1)
+    one.answer(SEEDS, 10.5, seed=1)
+    two.answer(SEEDS, 200.5, seed=2)
+    before = table.totals()
+    table.collect(2)
+    table.collect(2)
+    assert table.totals() == before
+    assert before["seed"].longest == 300
+    assert not any(table._rows[2])
+    table.collect(1)
+    assert table.totals() == before
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, 64.0), (0.5, 104.0), (0.8, 128.0), (0.9, 768.0), (1.0, 900.0)]
+)
+def test_quantiles(share: float, expected: float) -> None:
+    """Eight requests of 64 to 128 us, two of 512 to 1024 us, the longest of 900."""
+    counts = [0] * BUCKETS
+    counts[7], counts[10] = 8, 2
+    histogram = Histogram(tuple(counts), 0, 900)
+    assert histogram.count == 10
+    assert histogram.quantile(share) == pytest.approx(expected)
+
+
+def test_no_quantile_without_requests() -> None:
+    assert Histogram((0,) * BUCKETS, 0, 0).quantile(0.5) is None
+
+
+def test_a_real_clock() -> None:
+    table, (_, worker, _) = make()
+    timer = table.timer(1, worker.counts)
+    since = time.monotonic()
+    worker.counts[INDEX["seed"]] += 1
+    timer.note(SEEDS, since - 0.001)
+    passed = (time.monotonic() - since) * 1e6 + 1000
+    assert 1000 <= table.totals()["seed"].longest <= passed
