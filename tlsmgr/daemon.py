@@ -2,8 +2,8 @@
 
 A review of security reads ``serve`` and ``processes.jail``. The order is: limits,
 directory, shared memory, pool, secret of a farm (read as root), entropy source (opened as root, not
-read), then the janitor, which finds the directories of the files as mail_owner; the jail; the
-workers.
+read); as mail_owner the control socket, and the janitor, which finds the directories of the files;
+the jail; the workers.
 
 ``StartMode`` says how the daemon was started: ``main`` is the program that master(8) runs,
 ``standalone`` the one for people.
@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from tlsmgr import __version__, log
 from tlsmgr.config import accounts, maillog_client
@@ -29,7 +30,18 @@ from tlsmgr.config.caches import CacheSettings, cache_settings
 from tlsmgr.config.load import Configuration, directory_of, load
 from tlsmgr.log import Fatal
 from tlsmgr.prng.reseed import Reseeder
-from tlsmgr.processes import jail, master, once, setup, succession, upkeep
+from tlsmgr.processes import (
+    control,
+    control_socket,
+    jail,
+    master,
+    once,
+    setup,
+    succession,
+    upkeep,
+)
+from tlsmgr.processes.auxiliaries import Auxiliary, Start
+from tlsmgr.processes.control_status import Facts
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import StatisticsLine
@@ -208,6 +220,7 @@ def _run(
     for descriptor in mode.watched:
         parent.watch(descriptor, parent.reload)
     parent.take_clients(clients)
+    _add_control(conf, mode, parent, inherited)
     parent.start_janitor()
     duties.enter_jail()
     for name, run in mode.jobs.items():
@@ -219,6 +232,35 @@ def _run(
         parent.at_end(line.run)
     parent.run()
     return parent.leaves_workers
+
+
+def _add_control(
+    conf: Configuration, mode: StartMode, parent: Parent, inherited: Inherited
+) -> None:
+    """Make the control socket, and have the process forked that answers it."""
+    endpoint = control_socket.make(mode.listeners, mode.identity)
+    if endpoint is None:
+        return
+    slot = setup.Slots(setup.worker_count(conf)).control
+    facts = Facts(
+        pid=os.getpid(),
+        version=__version__,
+        started=time.monotonic(),
+        config_directory=conf.directory,
+        workers=setup.worker_count(conf),
+        entropy_source=conf.text("tls_random_source"),
+    )
+
+    def start() -> Start:
+        uses_files = parent.access.located is not None
+        record, alive = parent.access.record(uses_files), parent.parent_alive_fd
+        entry = partial(
+            control.main, record, slot, endpoint.listener, alive, mode.identity.uid, facts
+        )
+        return Start(uses_files, entry)
+
+    parent.add_auxiliary(Auxiliary("control process", slot, start, follows_files=True))
+    parent.at_end(lambda _: endpoint.remove())
 
 
 def _set_limits() -> None:
