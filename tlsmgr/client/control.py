@@ -1,58 +1,101 @@
-"""control - the client's end of the control socket: one request line, lines of JSON in return
+"""control - the client's end of the control socket: one request, any number of reply lines.
 
-The socket is beside the service socket, with `-control` at the end of its name. The server ends its
-reply with the line `ok`, or with `error TEXT`, which is a RequestFailed, and closes the connection.
-Nothing waits beyond the time limit, which is that of the whole reply, and memory is bounded by the
-length of one line.
+The socket is beside the service socket, with ``-control`` at the end of its name; ``wire.control``
+has the lines. The time limit is for each step: to connect, and from one line to the next. Memory is
+bounded by the length of a line.
+
+Under Postfix a tlsmgr runs from its first request on, and makes the control socket then. So where
+nobody listens there, the service socket is connected to once, which makes master(8) start it.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
-from tlsmgr.client.connection import (
-    Deadline,
-    ProtocolError,
-    RequestFailed,
-    TimedOut,
-    Unavailable,
-)
+from tlsmgr.client import DEFAULT_TIMEOUT, Client
+from tlsmgr.client.connection import ProtocolError, RequestFailed, TimedOut, Unavailable
+from tlsmgr.wire.control import ERROR, OK, SUFFIX, ControlRequest, format_request
 
-SUFFIX = "-control"
-LINE_LIMIT = 16 << 20  # bytes
+LONGEST_LINE = 16 << 20  # bytes
 BLOCK = 1 << 16
+START_TIME = 2.0  # seconds for a daemon that was just started to make its control socket
+START_PAUSE = 0.02
 
 
-def request(path: str, line: str, timeout: float | None = None) -> Iterator[str]:
-    """Ask the tlsmgr whose service socket is at `path`; yield the reply's lines before the last."""
-    deadline, path = Deadline(timeout), path + SUFFIX
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.settimeout(None if timeout is None else deadline.remaining())
-            connection.connect(path)
-            connection.sendall(os.fsencode(f"{line}\n"))
-            for text in _lines(connection, deadline, timeout):
-                if text == "ok":
-                    return
-                if text.startswith("error "):
-                    raise RequestFailed(text.removeprefix("error "))
-                yield text
-        except TimeoutError:
-            raise TimedOut(f"the server did not answer within {timeout:g} s") from None
-        except OSError as error:
-            raise Unavailable(f"connect to {path}: {error.strerror or error}") from None
-    raise ProtocolError("the reply is not complete")
+def ask(
+    path: str, request: ControlRequest, timeout: float | None = DEFAULT_TIMEOUT
+) -> Iterator[str]:
+    """Ask the tlsmgr whose service socket is at `path`; yield the data lines of the reply.
+
+    RequestFailed: it refused, and said why. Unavailable, TimedOut, ProtocolError as for Client.
+    """
+    with _connected(path, timeout) as connection:
+        with contextlib.suppress(BrokenPipeError):  # it may have refused us already
+            connection.sendall(f"{format_request(request)}\n".encode())
+        for line in _lines(connection, timeout):
+            if line == OK:
+                return
+            if line.startswith(f"{ERROR} "):
+                raise RequestFailed(line.partition(" ")[2])
+            if line:  # an empty one says that the work goes on
+                yield line
+    raise ProtocolError("the reply is not complete: the server closed the connection")
 
 
-def _lines(connection: socket.socket, deadline: Deadline, timeout: float | None) -> Iterator[str]:
-    rest = b""
+def _connected(path: str, timeout: float | None) -> socket.socket:
+    """Return a connection to the control socket; have the daemon started if need be."""
+    try:
+        return _connect(path, timeout)
+    except (FileNotFoundError, ConnectionRefusedError):
+        with Client(path, timeout) as client:
+            client.connect()
+    except OSError as error:
+        raise _unavailable(path, error) from None
+    deadline = time.monotonic() + START_TIME
     while True:
-        connection.settimeout(None if timeout is None else deadline.remaining())
-        if not (block := connection.recv(BLOCK)):
-            return
+        try:
+            return _connect(path, timeout)
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                raise _unavailable(path, error) from None
+        time.sleep(START_PAUSE)
+
+
+def _connect(path: str, timeout: float | None) -> socket.socket:
+    with contextlib.ExitStack() as on_failure:
+        connection = on_failure.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        connection.settimeout(timeout)
+        connection.connect(f"{path}{SUFFIX}")
+        on_failure.pop_all()
+        return connection
+
+
+def _unavailable(path: str, error: OSError) -> Unavailable:
+    reason = error.strerror or str(error)
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = "; only root and the owner of the tlsmgr may use it"
+    elif isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        hint = "; a tlsmgr serves, but it has no control socket: Postfix's own, or an older one"
+    return Unavailable(f"connect to {path}{SUFFIX}: {reason}{hint}")
+
+
+def _lines(connection: socket.socket, timeout: float | None) -> Iterator[str]:
+    rest = b""
+    while block := _receive(connection, timeout):
         *lines, rest = (rest + block).split(b"\n")
         yield from (line.decode(errors="surrogateescape") for line in lines)
-        if len(rest) > LINE_LIMIT:
-            raise ProtocolError(f"a line of the reply is longer than {LINE_LIMIT} bytes")
+        if len(rest) > LONGEST_LINE:
+            raise ProtocolError(f"a line of the reply is longer than {LONGEST_LINE} bytes")
+
+
+def _receive(connection: socket.socket, timeout: float | None) -> bytes:
+    try:
+        return connection.recv(BLOCK)
+    except TimeoutError:
+        raise TimedOut(f"the server did not answer within {timeout:g} s") from None
+    except ConnectionResetError:
+        return b""

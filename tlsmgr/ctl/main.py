@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from tlsmgr import __version__
 from tlsmgr.client import Client, TlsmgrError
-from tlsmgr.ctl import check, farm, metrics, report, top
+from tlsmgr.ctl import check, farm, metrics, report, rotate, sessions, status, top
 from tlsmgr.ctl.place import add_options, socket_of
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
@@ -39,6 +39,10 @@ class Command(NamedTuple):
 
 
 COMMANDS: Mapping[str, Command] = {
+    "status": Command(status.SUMMARY, status.add_arguments, status.run),
+    "list": Command(sessions.LIST, sessions.add_list_arguments, sessions.run_list),
+    "drop": Command(sessions.DROP, sessions.add_drop_arguments, sessions.run_drop),
+    "rotate": Command(rotate.SUMMARY, rotate.add_arguments, rotate.run),
     "top": Command(top.SUMMARY, top.add_arguments, top.run),
     "metrics": Command(metrics.SUMMARY, metrics.add_arguments, metrics.run),
     "check": Command(check.SUMMARY, check.add_arguments, check.run),
@@ -64,6 +68,7 @@ exit status:
 
 examples:
   tlsmgrctl
+  tlsmgrctl list smtp --match example.com
   tlsmgrctl check
   tlsmgrctl policy smtp
   tlsmgrctl seed 32

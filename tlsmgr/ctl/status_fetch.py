@@ -11,11 +11,10 @@ import json
 from collections.abc import Callable
 
 from tlsmgr.client import ProtocolError
-from tlsmgr.client.control import request
+from tlsmgr.client.control import ask
 from tlsmgr.ctl.place import socket_of
 from tlsmgr.status_object import Malformed, Status, parse
-
-REQUEST = "status"
+from tlsmgr.wire.control import StatusRequest
 
 
 def fetcher(arguments: argparse.Namespace) -> Callable[[], Status]:
@@ -26,7 +25,11 @@ def fetcher(arguments: argparse.Namespace) -> Callable[[], Status]:
 
 def fetch(path: str, timeout: float) -> Status:
     """Return the status of the daemon whose service socket is at `path`. TlsmgrError: none."""
-    text = "\n".join(request(path, REQUEST, timeout))
+    return read("\n".join(ask(path, StatusRequest(), timeout)))
+
+
+def read(text: str) -> Status:
+    """Return the status in a reply. ProtocolError: there is none."""
     try:
         return parse(json.loads(text))
     except (ValueError, Malformed) as error:

@@ -27,9 +27,9 @@ def lines(before: Status | None, now: Status, width: int, height: int) -> list[s
     shown = [
         *_heading(now),
         "",
-        *_table(REQUEST_HEADING, _request_rows(earlier, now)),
+        *table(REQUEST_HEADING, _request_rows(earlier, now)),
         "",
-        *_table(CACHE_HEADING, _cache_rows(earlier, now)),
+        *table(CACHE_HEADING, _cache_rows(earlier, now)),
         "",
         *_secrets(now),
         "",
@@ -130,6 +130,11 @@ def _secrets(now: Status) -> Iterator[str]:
         f"PRNG   {count(prng.reseeds)} reseeds, last {span(prng.last_reseed_seconds)} ago"
         f" from {prng.source or '-'}; exchange file {span(prng.exchange_saved_seconds)} ago"
     )
+    yield from farm_line(now)
+
+
+def farm_line(now: Status) -> Iterator[str]:
+    """Yield the line on the farm, if there is one."""
     if now.farm is not None:
         values = (f"{name} {value}" for name, value in now.farm.items() if _is_plain(value))
         yield f"FARM   {', '.join(values)}"
@@ -150,7 +155,7 @@ def _worker_lines(earlier: Status | None, now: Status, room: int) -> list[str]:
         for w in kept
     )
     left = [f"and {len(busiest) - len(kept)} more"] if len(kept) < len(busiest) else []
-    return [*_table(WORKER_HEADING, rows), *left]
+    return [*table(WORKER_HEADING, rows), *left]
 
 
 def _rate(earlier: Status | None, now: Status, difference: int) -> str:
@@ -160,6 +165,7 @@ def _rate(earlier: Status | None, now: Status, difference: int) -> str:
     return count(difference / (now.uptime_seconds - earlier.uptime_seconds))
 
 
-def _table(heading: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+def table(heading: Sequence[str], rows: Iterator[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table, columns of COLUMN characters, the first one to the left."""
     for row in (heading, *rows):
         yield row[0].ljust(COLUMN) + "".join(cell.rjust(COLUMN) for cell in row[1:])

@@ -35,6 +35,7 @@ BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
 MOST_CLIENTS = 16
 CLIENT_TIMEOUT = 30.0  # seconds
 ACCEPT_PAUSE = 0.1  # seconds, when descriptors have run out
+SILENCE = 1.0  # seconds of work after which a client gets an empty line
 OUTPUT_LIMIT = 1 << 16  # bytes that wait for a client before work for it goes on
 ROOT = 0
 
@@ -146,6 +147,7 @@ class Control:
         if refusal:
             with contextlib.suppress(OSError):
                 os.write(client.fd, error_line(refusal))
+                os.read(client.fd, LINE_LIMIT)  # what is left unread would reset the connection
             os.close(client.fd)
             return
         self._clients[client.fd] = client
@@ -207,9 +209,15 @@ class Control:
         self._epoll.modify(client.fd, 0)  # nothing more is read; the end of the peer is reported
 
     def _answer(self, line: bytes) -> Reply:
-        """Return the parts of a whole reply."""
+        """Return the parts of a whole reply; an empty line while work has nothing to show."""
+        spoke = time.monotonic()
         try:
-            yield from self._commands.run(parse(line))
+            for part in self._commands.run(parse(line)):
+                now = time.monotonic()
+                kept_alive = not part and now - spoke >= SILENCE
+                if part or kept_alive:
+                    spoke = now
+                yield b"\n" if kept_alive else part
         except (BadLine, Refused) as refusal:
             yield error_line(str(refusal))
         else:

@@ -10,7 +10,8 @@ space between words.
     rotate
 
 The server sends any number of lines, each a JSON object, then ``ok`` or ``error TEXT``, and closes
-the connection. A reply without that last line is incomplete.
+the connection. A reply without that last line is incomplete. An empty line means that the work goes
+on and has nothing to show yet.
 
 A cache id may have any bytes. In requests and replies, printable characters of ASCII stand for
 themselves, but for space and per cent; ``%XX`` stands for any other byte. ``match=`` is compared
@@ -108,7 +109,7 @@ def _read_list(arguments: Sequence[str]) -> ControlRequest:
     if len(arguments) == 1:
         return ListRequest(arguments[0])
     _expect(arguments[1].startswith(_MATCH), "list CACHE [match=TEXT]")
-    return ListRequest(arguments[0], read_id(arguments[1][len(_MATCH) :]))
+    return ListRequest(arguments[0], _read_match(arguments[1]))
 
 
 def _read_drop(arguments: Sequence[str]) -> ControlRequest:
@@ -118,12 +119,16 @@ def _read_drop(arguments: Sequence[str]) -> ControlRequest:
     if which == _ALL:
         return DropRequest(cache_type, None)
     _expect(which.startswith(_MATCH) and which != _MATCH, form)  # no text would be all
-    return DropRequest(cache_type, read_id(which[len(_MATCH) :]))
+    return DropRequest(cache_type, _read_match(which))
 
 
 def _read_rotate(arguments: Sequence[str]) -> ControlRequest:
     _expect(not arguments, "rotate")
     return RotateRequest()
+
+
+def _read_match(argument: str) -> bytes:
+    return read_id(argument[len(_MATCH) :].encode())
 
 
 def _expect(is_so: bool, form: str) -> None:
@@ -149,9 +154,8 @@ def show_id(cache_id: bytes) -> str:
     return "".join(map(_SHOWN.__getitem__, cache_id))
 
 
-def read_id(text: str) -> bytes:
-    """Return the bytes of an id, or of a part of one. Raises BadLine."""
-    data = text.encode("ascii", "replace")
+def read_id(data: bytes) -> bytes:
+    """Return an id, or a part of one, that was written so. Raises BadLine."""
     read = _ESCAPE.sub(lambda escape: bytes([int(escape[1], 16)]), data)
     if data.count(b"%") != len(_ESCAPE.findall(data)):
         raise BadLine("a per cent sign stands before two hexadecimal digits; it is itself %25")

@@ -63,7 +63,7 @@ def test_another_reply(tmp_path: Path, reply: bytes, error: type[TlsmgrError], t
 
 
 def test_no_daemon(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="s-control: No such file or directory"):
+    with pytest.raises(Unavailable, match="s: No such file or directory"):
         fetch(str(tmp_path / "s"), 30.0)
 
 

@@ -139,7 +139,7 @@ def test_no_daemon_is_a_plain_line(tmp_path: Path) -> None:
     finally:
         os.close(slave)
         os.close(master)
-    reason = f"connect to {tmp_path}/s-control: No such file or directory"
+    reason = f"connect to {tmp_path}/s: No such file or directory"
     assert (run.returncode, run.stderr) == (1, f"tlsmgrctl: {reason}\n")
 
 

@@ -95,7 +95,7 @@ def test_any_id_is_shown_and_read(cache_id: bytes) -> None:
     assert shown.isascii()
     assert shown.isprintable() or not shown
     assert " " not in shown
-    assert read_id(shown) == cache_id
+    assert read_id(shown.encode()) == cache_id
 
 
 def test_ids_as_they_are_shown() -> None:
