@@ -1,9 +1,8 @@
 """schedule - the ticket keys of a farm at any time, for TicketKeys.
 
-The secrets lie in shared memory, which is locked, kept out of core files, and wiped at an orderly
-stop. Each process derives the known keys when it is first asked in a slot, and keeps them in its
-own memory: three keys as a rule, 5 us each, once a slot. All processes derive the same keys, so no
-lock is needed.
+The secrets lie in shared memory: see ``day_secrets``. Each process derives the known keys when it
+is first asked in a slot, and keeps them in its own memory: three keys as a rule, 5 us each, once a
+slot. All processes derive the same keys, so no lock is needed.
 
 Secrets of days that no ticket needs any more are not kept, so the memory of the daemon opens
 nothing that is older. When the clock is set back over midnight after the start, to a day whose
@@ -12,14 +11,12 @@ secret is gone, there is no key (None), until that day is over.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tlsmgr.farm.day_secrets import DaySecrets
 from tlsmgr.farm.secret import (
     CLOCK_SKEW,
-    SECRET_BYTES,
-    Secret,
     Secrets,
     advance,
     day_of,
@@ -33,7 +30,6 @@ from tlsmgr.shm import SharedMemory
 
 NAME_BYTES = 16
 
-_RECORD = struct.Struct(f"=q{SECRET_BYTES}s")
 _NO_SLOT = -1
 
 
@@ -50,9 +46,7 @@ class Schedule:
 
     def __init__(self, memory: SharedMemory, secrets: Secrets, lifetime: int, now: int) -> None:
         """Keep what is needed from `now` on; before the fork. Raises SharedMemoryError."""
-        kept = advance(secrets, first_day(now - CLOCK_SKEW, lifetime))
-        self._area = memory.carve(_RECORD.size * len(kept))
-        self._area[:] = b"".join(_RECORD.pack(secret.day, secret.key) for secret in kept)
+        self._secrets = DaySecrets(memory, secrets, first_day(now - CLOCK_SKEW, lifetime))
         self._lifetime = lifetime
         self._length = slot_length(lifetime)
         self._slot = _NO_SLOT
@@ -103,7 +97,7 @@ class Schedule:
 
     def _keys(self, slots: range) -> Iterator[tuple[int, bytes]]:
         """Yield slots and their keys, without those that have no secret."""
-        secrets: Secrets = [Secret(*record) for record in _RECORD.iter_unpack(self._area)]
+        secrets = self._secrets.all()
         for slot in slots:
             day = day_of(slot, self._lifetime)
             secrets = advance(secrets, day)
