@@ -13,7 +13,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 from support.cache_files import empty_all_branches, empty_root_page
-from support.daemon_clients import keeps_sessions, serve_on
+from support.daemon_clients import keeps_sessions, send_all, serve_on
 from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.raw_client import (
     NO_SESSION,
@@ -83,8 +83,8 @@ def fill_and_damage(daemon: Daemon, damage: str) -> Damaged:
     daemon.wait_until_ready()
     path = daemon.directory / "smtp_scache.sessions"
     with Connection(daemon.socket_path) as connection:
-        for number in range(2000):
-            assert connection.ask(update(b"smtp", b"old %d" % number, bytes(1200))) == OK
+        updates = [update(b"smtp", b"old %d" % number, bytes(1200)) for number in range(2000)]
+        assert set(send_all(connection, updates)) == {OK}
         assert connection.ask(update(b"smtpd", b"other", b"session")) == OK
     workers = daemon.workers()
     DAMAGE[damage](path)

@@ -7,6 +7,7 @@ import signal
 import time
 
 from support.cache_files import empty_all_branches
+from support.daemon_clients import send_all
 from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.raw_client import NOT_DONE, OK, Connection, data_of, lookup, seed, update
 
@@ -33,8 +34,8 @@ ONE_CACHE = (
 def fill(daemon: Daemon, count: int) -> None:
     """Store this number of sessions."""
     with Connection(daemon.socket_path) as connection:
-        for i in range(count):
-            assert connection.ask(update(b"smtp", b"id %d" % i, bytes(1200))) == OK
+        updates = [update(b"smtp", b"id %d" % i, bytes(1200)) for i in range(count)]
+        assert set(send_all(connection, updates)) == {OK}
 
 
 def test_damaged_pages_end_the_janitor_alone(make_daemon: MakeDaemon) -> None:
