@@ -19,6 +19,7 @@ SCRIPTS = (
     "tlsmgr-test",
     "tlsmgr-bench",
     "tlsmgr-lock",
+    "tlsmgr-package",
 )
 
 

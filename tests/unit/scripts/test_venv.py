@@ -132,6 +132,25 @@ def test_a_package_that_breaks_in_place_is_noticed(
     assert settled.call("check_venv ''") == (0, [])
 
 
+def test_a_package_is_never_repaired_in_place(settled: SmallCheckout) -> None:
+    packaged = settled.root / "packaged"
+    packaged.write_text("install it again\n")
+    assert settled.call("check_venv ''") == (0, [])
+    package_gone(settled)
+    status, said = settled.call("check_venv ''")
+    assert status == 1
+    (line,) = said
+    assert line.startswith(f"tlsmgr-start: fatal: {settled.root} is damaged (cannot import thing: ")
+    assert line.endswith("; to repair it: install it again")
+    assert not (settled.packages / "thing.py").exists()
+    status, (line,) = settled.call("use_venv '[more]'")
+    assert status == 1
+    assert line.endswith("the package does not have what this needs; a checkout fetches it")
+    packaged.unlink()
+    assert settled.call("check_venv ''")[0] == 0
+    assert settled.works()
+
+
 def test_a_program_that_cannot_be_imported_has_it_repaired(settled: SmallCheckout) -> None:
     """Here a package is missing that setup.cfg does not name, so the repair does not help."""
     package_gone(settled)
