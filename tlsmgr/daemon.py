@@ -132,10 +132,9 @@ class StartMode:
     """How this daemon was started.
 
     ``watched`` are descriptors that become readable at a reload: master's status channel. A stop
-    is a signal.
-    ``on_ready`` is called when all workers serve. ``jobs`` are more jobs of the parent, by name.
-    ``is_supervised``: somebody else holds the
-    listening sockets and starts a successor.
+    is a signal. ``on_ready`` is called when all workers serve. ``jobs`` are more jobs of the
+    parent, by name. ``is_supervised``: somebody else holds the listening sockets and starts a
+    successor.
     """
 
     listeners: tuple[socket.socket, ...]

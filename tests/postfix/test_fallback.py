@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(postfix_missing() is not None, reason=str(postfi
 SILENT = "it died without a message"
 PACKAGES = ("cryptography", "lmdb", "posix_ipc", "pybase64")
 NO_MEMORY = "def SharedMemory(size):\n    raise SharedMemoryError('no shm')"
-NO_WORKER = "def main(*_):\n    os._exit(BOOT_ERROR)"
+NO_WORKER = "import os\n\ndef main(*_):\n    os._exit(BOOT_ERROR)"
 IN_THE_JAIL = "_enter = enter\ndef enter(*arguments):\n    _enter(*arguments)\n    "
 
 
