@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.daemon_clients import ask
 from support.master_child import NEEDS_POSTFIX, MasterChild
-from support.raw_client import NO_SESSION, OK, Connection, found, lookup, update
+from support.raw_client import NO_SESSION, OK, Connection, found, lookup, tktkey, update
 
 pytestmark = NEEDS_POSTFIX
 
@@ -139,6 +140,31 @@ def test_a_shorter_timeout_applies(child: MasterChild) -> None:
     child.main_cf["smtp_tls_session_cache_timeout"] = "3600"
     child.reload()
     assert not kept(child, b"smtp")
+
+
+def test_a_changed_policy_flushes(child: MasterChild) -> None:
+    """What smtpd(8) could resume; smtp(8) has a digest of its policy in its ids."""
+    key = ask(str(child.socket), tktkey())
+    (child.config / "master.cf").write_text("smtp inet n - n - - smtpd\n  -o tls_x=1\n")
+    child.main_cf["smtpd_tls_ask_ccert"] = "yes"
+    child.reload()
+    assert not kept(child, b"smtpd")
+    assert kept(child, b"smtp")
+    assert ask(str(child.socket), tktkey()) != key
+    (line,) = child.texts("not taken over")
+    assert line == (
+        "smtpd sessions and ticket keys are not taken over:"
+        " smtpd_tls_ask_ccert, tls_x of smtp in master.cf changed"
+    )
+    assert child.texts("warning") == []
+
+
+def test_a_renewed_certificate_keeps_all(child: MasterChild) -> None:
+    key = ask(str(child.socket), tktkey())
+    child.main_cf["smtpd_tls_chain_files"] = "/etc/new.pem"
+    child.reload()
+    assert kept(child, b"smtpd")
+    assert ask(str(child.socket), tktkey()) == key
 
 
 def test_stop_forgets(child: MasterChild) -> None:

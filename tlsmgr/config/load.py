@@ -14,7 +14,7 @@ Nothing about the parameters that are ours is fatal: see `tlsmgr_cf`.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tlsmgr import log
@@ -39,12 +39,15 @@ _PROCESS_ID_FROM = "debugger_command"
 class Configuration:
     """The values of all parameters in the table, checked; `directory` is where main.cf is.
 
+    `names` are all names of main.cf and the options, with their values as they are written.
+
     Each accessor takes the name of a parameter of its type. KeyError or TypeError for another name
     is a defect of the caller.
     """
 
     directory: str
     values: Mapping[str, Value]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def text(self, name: str) -> str:
         """Return the value of a TEXT or PATH parameter."""
@@ -115,7 +118,7 @@ def load(
     for row in OURS:
         values[row.name] = tlsmgr_cf.evaluate(row, ours.get(row.name), names, error)
         names.setdefault(row.name, row.default)
-    return Configuration(directory, MappingProxyType(values))
+    return Configuration(directory, MappingProxyType(values), MappingProxyType(names))
 
 
 def _main_cf(path: str, given: Mapping[str, str], optional: bool, warn: Warn) -> dict[str, str]:

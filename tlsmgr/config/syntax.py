@@ -44,7 +44,7 @@ class Assignment(NamedTuple):
     line: int
 
 
-class _LogicalLine(NamedTuple):
+class LogicalLine(NamedTuple):
     """A line with its continuation lines joined, and the numbers of its first and last line."""
 
     text: bytes
@@ -112,7 +112,7 @@ def assign(
 
 def parse(content: bytes, path: str, warn: Warn) -> Iterator[Assignment]:
     """Yield the assignments in a file's content; `path` is for the messages only."""
-    for line in _logical_lines(content):
+    for line in logical_lines(content):
         if line.text[:1] in _EACH_BLANK:
             start, rest = line.text[:30], line.text[30:]
             text = decode(start) + ("..." if rest else "")
@@ -128,12 +128,12 @@ def parse(content: bytes, path: str, warn: Warn) -> Iterator[Assignment]:
         yield Assignment(name, value, line.first)
 
 
-def _span(line: _LogicalLine) -> str:
+def _span(line: LogicalLine) -> str:
     """Return the numbers of a logical line as a message shows them: `3`, or `3-5`."""
     return f"{line.first}" if line.first == line.last else f"{line.first}-{line.last}"
 
 
-def _logical_lines(content: bytes) -> Iterator[_LogicalLine]:
+def logical_lines(content: bytes) -> Iterator[LogicalLine]:
     """Join continuation lines: those that start with a blank continue the one before.
 
     Empty lines, blank lines and comments are skipped, between continuation lines too. The newline
@@ -146,14 +146,14 @@ def _logical_lines(content: bytes) -> Iterator[_LogicalLine]:
         if not stripped or stripped.startswith(b"#"):
             continue
         if pieces and line[:1] not in _EACH_BLANK:
-            yield _LogicalLine(b"".join(pieces), first, last)
+            yield LogicalLine(b"".join(pieces), first, last)
             pieces = []
         if not pieces:
             first = number
         pieces.append(line)
         last = number
     if pieces:
-        yield _LogicalLine(b"".join(pieces), first, last)
+        yield LogicalLine(b"".join(pieces), first, last)
 
 
 def split_nameval(text: str) -> tuple[str, str]:

@@ -62,6 +62,7 @@ class Message:
     ticket_keys: bytes = field(repr=False)
     statistics: Mapping[str, int]
     caches: Mapping[str, CacheMessage]  # by cache type
+    policy: Mapping[str, str]  # see config.policy_digest
 
 
 def write(message: Message) -> int:
@@ -73,6 +74,7 @@ def write(message: Message) -> int:
             "ticket_keys": message.ticket_keys.hex(),
             "statistics": dict(message.statistics),
             "caches": {name: _values(cache) for name, cache in message.caches.items()},
+            "policy": dict(message.policy),
         }
     ).encode()
     return seal(_HEAD.pack(_MAGIC, LAYOUT, len(content)) + content)
@@ -137,13 +139,14 @@ def _message(content: Any) -> Message:
         ticket_keys=_bytes(content["ticket_keys"], 0, 2 * TICKET_KEY_BYTES),
         statistics={name: _integer(count) for name, count in content["statistics"].items()},
         caches={name: _cache(*values) for name, values in content["caches"].items()},
+        policy={name: _text(digest) for name, digest in content["policy"].items()},
     )
 
 
 def _cache(
     table: Any, size_limit: Any, encrypted: Any, digest_key: Any, older: Any, mark: Any
 ) -> CacheMessage:
-    if type(table) is not str or type(encrypted) is not bool:
+    if type(encrypted) is not bool:
         raise ValueError
     state = CacheState(
         encrypted,
@@ -151,7 +154,7 @@ def _cache(
         tuple(_older(*values) for values in older),
         MarkValues(*(_integer(value, LARGEST_INODE) for value in mark)),
     )
-    return CacheMessage(table, _integer(size_limit), state)
+    return CacheMessage(_text(table), _integer(size_limit), state)
 
 
 def _older(tag: Any, until: Any, key: Any) -> OlderKey:
@@ -160,6 +163,12 @@ def _older(tag: Any, until: Any, key: Any) -> OlderKey:
 
 def _integer(value: Any, largest: int = LARGEST_COUNT) -> int:
     if type(value) is not int or not 0 <= value <= largest:
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
         raise ValueError
     return value
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tlsmgr import log
@@ -195,6 +195,7 @@ class Inherited:
     source: str  # how warnings name a client: "tlsmgr socket"
     client_timeout: int  # for half requests and replies that the client does not read
     hands_over: bool = False  # at a reload, keys and counts go to the successor
+    policy: Mapping[str, str] = field(default_factory=dict)  # see config.policy_digest
     is_supervised: bool = False  # somebody holds the listening sockets and starts a successor
 
     def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from tlsmgr import log
+from tlsmgr.config import policy_digest
 from tlsmgr.config.caches import CacheSettings, session_timeout
 from tlsmgr.config.load import Configuration
 from tlsmgr.latency import LatencyTable
@@ -144,6 +145,7 @@ def make_inherited(
         source=f"{service_name} socket",
         client_timeout=conf.seconds("ipc_timeout"),
         hands_over=conf.flag("tlsmgr_handover"),
+        policy=policy_digest.digests(conf),
         is_supervised=is_supervised,
     )
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from socket import socket
 
 from tlsmgr import log
+from tlsmgr.config import policy_digest
 from tlsmgr.processes import handover, parking
 from tlsmgr.processes.handover import BadMessage, CacheMessage, Message, OtherLayout
 from tlsmgr.processes.inherited import CachePlan, Inherited
@@ -27,6 +28,7 @@ from tlsmgr.processes.parking import Parked
 from tlsmgr.sessions.file import map_size_for
 
 ROOT = 0
+MOST_NAMES = 3  # of changed parameters in a log line
 
 
 @dataclass
@@ -54,6 +56,7 @@ def leave(inherited: Inherited, address: str, parent: int, now: int) -> None:
             )
             for plan in inherited.caches
         },
+        policy=inherited.policy,
     )
     try:
         memory = handover.write(message)
@@ -118,16 +121,28 @@ def _refuse(parked: Parked, error: BadMessage) -> None:
 
 def apply(inherited: Inherited, message: Message, now: int) -> None:
     """Take over what the message holds, before the first fork, and log what that is."""
-    inherited.ticket_keys.restore(message.ticket_keys, now)
+    changed = policy_digest.changes(message.policy, inherited.policy)
+    if not changed:
+        inherited.ticket_keys.restore(message.ticket_keys, now)
     inherited.stats.add_totals(message.statistics)
     name = inherited.ticket_keys.name_of_current(now)
     taken = [f"session ticket key {name}" if name else "no session ticket key"]
     for plan in inherited.caches:
         cache = message.caches.get(plan.rules.cache_type)
+        if changed and plan.rules.cache_type == "smtpd":
+            continue
         if cache is not None and cache.state.mark.inode and _is_usable(plan, cache):
             plan.shared.inherit(cache.state, plan.rules.timeout, now)
             taken.append(f"{plan.rules.cache_type} cache")
     log.info(f"took over from process {message.parent}: {', '.join(taken)}")
+    if changed:
+        text = "smtpd sessions and ticket keys are not taken over"
+        log.info(f"{text}: {_listed(changed)} changed")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _is_usable(plan: CachePlan, cache: CacheMessage) -> bool:

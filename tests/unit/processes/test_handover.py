@@ -33,7 +33,14 @@ STATE = CacheState(
     mark=MarkValues((1 << 64) - 1, 8, 1 << 40, 1),
 )
 CACHES = {"smtp": CacheMessage("btree:/var/lib/postfix/smtp_scache", 1 << 27, STATE)}
-MESSAGE = Message(parent=4711, time=NOW, ticket_keys=KEYS, statistics={"seed": 7}, caches=CACHES)
+MESSAGE = Message(
+    parent=4711,
+    time=NOW,
+    ticket_keys=KEYS,
+    statistics={"seed": 7},
+    caches=CACHES,
+    policy={"smtpd_tls_req_ccert": "00"},
+)
 
 
 def content_of(message: Message) -> dict[str, object]:
@@ -95,7 +102,7 @@ def opened() -> Iterator[Callable[[bytes], int]]:
 @pytest.mark.parametrize("keys", [KEYS, b""], ids=["two keys", "no key"])
 def test_what_goes_in_comes_out(keys: bytes) -> None:
     message = Message(
-        parent=1, time=NOW, ticket_keys=keys, statistics={"seed": 1 << 59}, caches=CACHES
+        parent=1, time=NOW, ticket_keys=keys, statistics={"seed": 1 << 59}, caches=CACHES, policy={}
     )
     memory = handover.write(message)
     assert read(memory, NOW) == message
@@ -157,7 +164,9 @@ BAD: dict[str, tuple[bytes, str]] = {
     "one ticket key": (changed(ticket_keys="00" * 88), "malformed"),
     "long ticket keys": (changed(ticket_keys="00" * 177), "malformed"),
     "not hexadecimal": (changed(ticket_keys="0g" * 176), "malformed"),
+    "a policy without text": (changed(policy={"smtpd_tls_req_ccert": 1}), "malformed"),
     "statistics are a list": (changed(statistics=[1]), "malformed"),
+    "policy is a list": (changed(policy=[1]), "malformed"),
     "caches are a list": (changed(caches=[1]), "malformed"),
     "a cache is a number": (changed(caches={"smtp": 1}), "malformed"),
     **{

@@ -1,0 +1,119 @@
+"""policy_digest - the TLS policy of Postfix's SMTP server, as digests that two starts compare.
+
+In Postfix up to 3.11 a session of smtpd(8) can be resumed whatever its configuration is by then, so
+an admin who tightens the rules for client certificates counts on a reload to end all sessions. The
+policy is every parameter of main.cf that is for TLS in servers, expanded, the same in -o options of
+smtpd(8) and tlsproxy(8) in master.cf, and the certificates of the CAs. Certificate, key and chain
+files are left out, as their renewal is the usual reason of a reload, and so are log levels and the
+settings of the session cache.
+
+Reads master.cf and the CA files, as root, at the start. What can't be read or expanded counts as it
+is written; nothing is fatal or logged.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+
+from tlsmgr.config.expand import Malformed, try_expand
+from tlsmgr.config.load import Configuration
+from tlsmgr.config.syntax import decode, logical_lines
+from tlsmgr.log import Fatal
+
+SERVERS = ("smtpd", "tlsproxy")  # programs that take sessions up again
+LONGEST_FILE = 16 << 20  # bytes of a CA file that count
+DIGEST_CHARS = 32
+
+_POLICY = re.compile(r"(smtpd_|tlsproxy_)?tls_|(smtpd|tlsproxy)_(use|enforce)_tls$")
+_NO_POLICY = re.compile(
+    r".*_((ec|d)?(cert|key)_file|chain_files|loglevel|session_cache_\w+)$|tls_random_"
+)
+_FIRST_ARGUMENT = 8  # of the fields of master.cf
+_OPTION = re.compile(r"-o\s*(?:\{\s*)?([A-Za-z0-9_]+)\s*=\s*(.*)", re.DOTALL)
+
+
+def digests(conf: Configuration) -> dict[str, str]:
+    """Return the digest of each part of the policy, by a name for the log."""
+    found = {}
+    for label, name, text in _settings(conf):
+        value = _expanded(text, conf.names)
+        found[label] = _digest(value.encode(errors="surrogateescape"))
+        if value and name.endswith(("_CAfile", "_CApath")):
+            found[f"the content of {label}"] = _digest(_content(value))
+    return found
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names of the parts that differ."""
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _settings(conf: Configuration) -> Iterator[tuple[str, str, str]]:
+    """Yield a name for the log, the parameter's name and its text, not expanded."""
+    for name, text in conf.names.items():
+        if _is_policy(name):
+            yield name, name, text
+    for service, name, text in _options(f"{conf.directory}/master.cf"):
+        if _is_policy(name):
+            yield f"{name} of {service} in master.cf", name, text
+
+
+def _is_policy(name: str) -> bool:
+    return bool(_POLICY.match(name)) and not _NO_POLICY.match(name)
+
+
+def _options(path: str) -> Iterator[tuple[str, str, str]]:
+    """Yield service, name and text of each assignment in the lines of servers in master.cf."""
+    for line in logical_lines(_content(path)):
+        words = list(_words(decode(line.text)))
+        if len(words) < _FIRST_ARGUMENT or words[_FIRST_ARGUMENT - 1] not in SERVERS:
+            continue
+        arguments = iter(words[_FIRST_ARGUMENT:])
+        for word in arguments:
+            option = _OPTION.match(f"-o {next(arguments, '')}" if word == "-o" else word)
+            if option is not None:
+                text = option[2].strip()
+                yield words[0], option[1], text.removesuffix("}").strip() if "{" in word else text
+
+
+def _words(text: str) -> Iterator[str]:
+    """Yield the words of a line; one that begins with a brace goes to the brace that closes it."""
+    at = 0
+    while match := re.compile(r"\s*(\S+)").match(text, at):
+        start, at = match.span(1)
+        if text[start] == "{":
+            depth = 0
+            for at in range(start, len(text)):
+                depth += {"{": 1, "}": -1}.get(text[at], 0)
+                if depth == 0:
+                    break
+            at += 1
+        yield text[start:at]
+
+
+def _expanded(text: str, names: Mapping[str, str]) -> str:
+    try:
+        return try_expand(text, names)
+    except (Malformed, Fatal):
+        return text
+
+
+def _content(path: str) -> bytes:
+    """Return what counts of a file, or the names in a directory of certificates by their hash."""
+    try:
+        if os.path.isdir(path):
+            return "\n".join(sorted(os.listdir(path))).encode(errors="surrogateescape")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return b""
+    with open(descriptor, "rb") as file:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return file.read(LONGEST_FILE) if is_file else b""
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()[:DIGEST_CHARS]
