@@ -13,6 +13,8 @@ from support.control_client import status_of
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.raw_client import OK, Connection, update
 
+from tlsmgr import __version__
+
 SESSION = bytes.fromhex("3007 020101 02020303")  # the beginning of an SSL_SESSION of TLS 1.2
 Run = subprocess.CompletedProcess[str]
 
@@ -38,7 +40,7 @@ def store(daemon: Daemon, *ids: bytes) -> None:
 def test_status(daemon: Daemon) -> None:
     """Without a command as well; each value is in the view or in the object."""
     shown = output(ctl(daemon))
-    assert shown[0] == f"tlsmgr 0.1.0, pid {daemon.pid}: serving"
+    assert shown[0] == f"tlsmgr {__version__}, pid {daemon.pid}: serving"
     assert f"configuration  {daemon.directory}" in shown
     assert {line.split()[0] for line in shown if line} >= {"smtpd", "smtp", "lmtp", "seed"}
     assert {str(pid) for pid in daemon.worker_pids()} <= {line.split(" ")[0] for line in shown}
@@ -57,7 +59,8 @@ def test_a_degraded_daemon(daemon: Daemon) -> None:
         os.kill(daemon.pid, signal.SIGCONT)
     assert run.returncode == 1
     assert run.stderr == "tlsmgrctl: 1 of 2 workers serve\n"
-    assert run.stdout.startswith(f"tlsmgr 0.1.0, pid {daemon.pid}: degraded\n  ! 1 of 2 workers")
+    head = f"tlsmgr {__version__}, pid {daemon.pid}: degraded"
+    assert run.stdout.startswith(f"{head}\n  ! 1 of 2 workers")
 
 
 def test_no_daemon(idle: Daemon) -> None:
