@@ -59,8 +59,9 @@ def test_a_degraded_daemon(daemon: Daemon) -> None:
         os.kill(daemon.pid, signal.SIGCONT)
     assert run.returncode == 1
     assert run.stderr == "tlsmgrctl: 1 of 2 workers serve\n"
-    head = f"tlsmgr {__version__}, pid {daemon.pid}: degraded"
-    assert run.stdout.startswith(f"{head}\n  ! 1 of 2 workers")
+    assert run.stdout.startswith(
+        f"tlsmgr {__version__}, pid {daemon.pid}: degraded\n  ! 1 of 2 workers"
+    )
 
 
 def test_no_daemon(idle: Daemon) -> None:

@@ -106,6 +106,8 @@ def test_clients_that_do_nothing_are_disconnected(make_daemon: MakeDaemon) -> No
     """One that sends nothing, half a line, a byte at a time, or reads nothing."""
     daemon = make_daemon(sabotage=SHORT)
     fill(daemon, 2000)
+    process = control_process(daemon)
+    before = process.num_fds()
     with (
         ControlConnection(daemon.socket_path) as silent,
         ControlConnection(daemon.socket_path) as half,
@@ -126,6 +128,7 @@ def test_clients_that_do_nothing_are_disconnected(make_daemon: MakeDaemon) -> No
                 closed = True
         assert silent.read_to_end() == b""
         assert half.read_to_end() == b""
+        wait_for(lambda: process.num_fds() == before, "the end of all connections")
         assert not stuck.read_to_end().endswith(b"ok\n")
 
 

@@ -77,7 +77,7 @@ def test_sessions_and_keys_are_those_of_the_successor(child: MasterChild, end) -
             assert data_of(new.ask(tktkey()), b"keybuf") == key
     (line,) = child.texts("took over")
     assert line.startswith(f"took over from process {before}: session ticket key {key[:4].hex()},")
-    wait_until(lambda: len(child.group()) == 4, PATIENCE)
+    wait_until(lambda: len(child.group()) == 5, PATIENCE)
 
 
 @ENDS
@@ -112,7 +112,7 @@ def test_silent_clients_do_not_keep_it_for_long(child: MasterChild) -> None:
         assert time.monotonic() - began >= IDLE_TIME
         assert half.read_to_end() == b""
         assert time.monotonic() - began >= DRAIN_TIME - 0.5
-    wait_until(lambda: len(child.group()) == 4, PATIENCE)
+    wait_until(lambda: len(child.group()) == 5, PATIENCE)
 
 
 def test_a_stopped_worker_does_not_delay_it(child: MasterChild) -> None:
@@ -143,7 +143,7 @@ def test_busy_clients_lose_no_second(child: MasterChild) -> None:
             served = clients.served
             wait_until(lambda n=served: clients.served > n + 500, PATIENCE)  # type: ignore[misc]
             end(child)
-        wait_until(lambda: len(child.group()) == 4, PATIENCE)
+        wait_until(lambda: len(child.group()) == 5, PATIENCE)
         served = clients.served
         wait_until(lambda: clients.served > served + 500, PATIENCE)
         assert not first & set(child.group())

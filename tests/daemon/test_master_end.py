@@ -95,7 +95,7 @@ def test_sigterm_is_an_orderly_end(whom: str) -> None:
 def test_workers_of_a_killed_parent_drain() -> None:
     with MasterChild() as child, Connection(str(child.socket)) as connection:
         child.wait_until_ready()
-        wait_until(lambda: len(child.group()) == 4, PATIENCE)  # parent, janitor, two workers
+        wait_until(lambda: len(child.group()) == 5, PATIENCE)  # two of them workers
         began = time.monotonic()
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait(PATIENCE) == -signal.SIGKILL

@@ -44,6 +44,6 @@ def test_shared_memory_is_overwritten(
 def test_there_are_no_core_files(daemon: Daemon) -> None:
     parent = psutil.Process(daemon.pid)
     processes = [parent, *parent.children()]
-    assert len(processes) == 4
+    assert len(processes) == 5
     for process in processes:
         assert process.rlimit(resource.RLIMIT_CORE)[0] == 0
