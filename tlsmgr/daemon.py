@@ -44,7 +44,7 @@ from tlsmgr.processes.auxiliaries import Auxiliary, Start
 from tlsmgr.processes.control_status import Facts
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
-from tlsmgr.processes.jobs import StatisticsLine
+from tlsmgr.processes.jobs import HOUR, HitRateWatch, StatisticsLine
 from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.restarts import CannotServe
 from tlsmgr.processes.succession import Arrivals
@@ -229,6 +229,8 @@ def _run(
         line = StatisticsLine(inherited.stats, interval)
         parent.jobs.add("statistics", line.run, delay=interval)
         parent.at_end(line.run)
+    hit_rates = HitRateWatch(inherited.stats, [plan.rules.cache_type for plan in inherited.caches])
+    parent.jobs.add("hit rate", hit_rates.run, delay=HOUR)
     parent.run()
     return parent.leaves_workers
 

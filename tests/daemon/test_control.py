@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import stat
+import time
 from pathlib import Path
 
 import psutil
@@ -214,6 +215,27 @@ def test_a_defect_is_a_traceback_in_the_log(make_daemon: MakeDaemon) -> None:
         assert connection.read_to_end() == b""
     daemon.wait_for_log("panic: ZeroDivisionError")
     daemon.wait_for_log(r"warning: control process pid \d+ exit status 1")
+
+
+def test_a_hit_rate_that_falls_to_nothing(make_daemon: MakeDaemon) -> None:
+    """An hour of half a second."""
+    daemon = make_daemon(sabotage="from tlsmgr.processes import jobs\njobs.HOUR = 0.5")
+    store(daemon, b"one")
+    with Connection(daemon.socket_path) as connection:
+
+        def look_up(cache_id: bytes, pattern: str) -> bool:
+            connection.send(lookup(b"smtp", cache_id) * 200 + update(b"smtp", b"one", SESSION))
+            for _ in range(201):
+                connection.read_list()
+            return re.search(pattern, daemon.log()) is not None
+
+        deadline = time.monotonic() + 1.1
+        while time.monotonic() < deadline:
+            look_up(b"one", "")
+        warning = "warning: smtp session cache: 0 of [0-9]+ lookups in the last hour found a sess"
+        wait_for(lambda: look_up(b"none", warning), "the warning")
+        again = "smtp session cache: lookups find sessions again"
+        wait_for(lambda: look_up(b"one", again), "the end of it")
 
 
 def test_it_holds_no_other_descriptor(daemon: Daemon) -> None:

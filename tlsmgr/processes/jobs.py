@@ -4,17 +4,21 @@ A job is called with the time of day and returns the seconds to its next run. ``
 jobs that are due and returns how long the caller may sleep. A defect in a job is logged with its
 traceback and the job is tried again later: maintenance never ends the service.
 
-The parent runs one list (the statistics line), the janitor another one (everything that touches
-files). Nothing here is fatal.
+The parent runs one list (what follows from counters), the janitor another one (everything that
+touches files). Nothing here is fatal.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from tlsmgr import log
 from tlsmgr.stats import Stats
+
+HOUR = 3600.0
+ENOUGH_LOOKUPS = 100  # in an hour: less says nothing about the hit rate
+USUAL, NOTHING = 0.1, 0.01  # hit rates: at least, and less than
 
 AFTER_A_DEFECT = 60.0  # seconds before a job that raised is tried again
 
@@ -72,3 +76,43 @@ class StatisticsLine:
             text = " ".join(f"{name}={count}" for name, count in counts.items() if count)
             log.info(f"statistics: {text}")
         return float(self._interval)
+
+
+class HitRateWatch:
+    """Warns when a cache stops to find sessions while sessions are stored, once each time.
+
+    It looks at the hit rate of each hour. It has fallen when it is NOTHING, was USUAL in an hour
+    before, and is not back since.
+    """
+
+    def __init__(self, stats: Stats, caches: Sequence[str]) -> None:
+        self._stats = stats
+        self._caches = caches
+        self._last = [stats.cache_totals(i) for i in range(len(caches))]
+        self._usual: set[str] = set()  # caches that had a usual hit rate
+        self._fallen: set[str] = set()
+
+    def run(self, now: float) -> float:
+        """Look at the hour that is over; return the seconds of the next one."""
+        for i, name in enumerate(self._caches):
+            totals, last = self._stats.cache_totals(i), self._last[i]
+            self._last[i] = totals
+            self._judge(name, {key: totals[key] - last[key] for key in totals})
+        return HOUR
+
+    def _judge(self, name: str, counts: Mapping[str, int]) -> None:
+        lookups = counts["hits"] + counts["misses"]
+        if lookups < ENOUGH_LOOKUPS:
+            return
+        rate = counts["hits"] / lookups
+        if rate >= USUAL:
+            self._usual.add(name)
+            if name in self._fallen:
+                self._fallen.remove(name)
+                log.info(f"{name} session cache: lookups find sessions again")
+        elif rate < NOTHING and counts["updates"] and name in self._usual - self._fallen:
+            self._fallen.add(name)
+            log.warning(
+                f"{name} session cache: {counts['hits']} of {lookups} lookups in the last hour"
+                f" found a session, and {counts['updates']} sessions were stored"
+            )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tlsmgr.processes.jobs import AFTER_A_DEFECT, Jobs, StatisticsLine
+from tlsmgr.processes.jobs import AFTER_A_DEFECT, HOUR, HitRateWatch, Jobs, StatisticsLine
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import CACHE_INDEX, INDEX, Stats
 
@@ -71,3 +71,60 @@ def test_the_statistics_line(capfd: pytest.CaptureFixture[str]) -> None:
     stats.row(1)[INDEX["seed"]] += 1
     line.run(0.0)
     assert capfd.readouterr().err.endswith(": statistics: seed=1\n"), "since the last line"
+
+
+class Caches:
+    """The counters of two caches, and a watch over them."""
+
+    def __init__(self) -> None:
+        self._stats = Stats(SharedMemory(Stats.size(2, 2)), 2, 2)
+        self._watch = HitRateWatch(self._stats, ["smtp", "lmtp"])
+
+    def hour(self, hits: int, misses: int, updates: int = 50, cache: int = 0) -> None:
+        """An hour with these counts."""
+        row = self._stats.cache_row(1, cache)
+        for name, count in (("hits", hits), ("misses", misses), ("updates", updates)):
+            row[CACHE_INDEX[name]] += count
+        assert self._watch.run(0.0) == HOUR
+
+
+def test_a_hit_rate_that_falls_to_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """One warning, and one line when it is over."""
+    caches = Caches()
+    caches.hour(90, 10)
+    caches.hour(5, 95)
+    caches.hour(50, 50, cache=1)
+    assert capfd.readouterr().err == ""
+    caches.hour(0, 100)
+    assert capfd.readouterr().err.endswith(
+        "warning: smtp session cache: 0 of 100 lookups in the last hour found a session,"
+        " and 50 sessions were stored\n"
+    )
+    caches.hour(1, 200)
+    caches.hour(0, 100, cache=1)
+    assert "lmtp session cache: 0 of 100" in capfd.readouterr().err
+    caches.hour(9, 91)
+    assert capfd.readouterr().err == ""
+    caches.hour(10, 90)
+    assert capfd.readouterr().err.endswith(": smtp session cache: lookups find sessions again\n")
+    caches.hour(0, 100)
+    assert "warning: smtp session cache: 0 of 100" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "hours",
+    [
+        [(0, 1000, 50)] * 3,  # it never found any: no destination is met again
+        [(9, 91, 50), (0, 100, 50)],  # it never found many
+        [(90, 10, 50), (0, 99, 50)],  # too few lookups to say
+        [(90, 10, 50), (0, 100, 0)],  # nothing is stored: nothing can be found
+        [(90, 10, 50), (1, 99, 50)],  # it has not fallen to nothing
+    ],
+)
+def test_hit_rates_without_a_warning(
+    hours: list[tuple[int, int, int]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    caches = Caches()
+    for hour in hours:
+        caches.hour(*hour)
+    assert capfd.readouterr().err == ""
