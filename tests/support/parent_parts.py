@@ -133,7 +133,7 @@ class Scene:
 
     def tell(self, message: Message) -> None:
         """Have a message of the janitor arrive and be handled."""
-        self.parent._access.janitor_end.send(message)
+        self.parent.access.janitor_end.send(message)
         self.parent._take_message(1.0)
 
     def make_files(self) -> None:
@@ -186,9 +186,9 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
     children = FakeChildren(inherited.scoreboard)
     parent._children = children  # type: ignore[assignment]
     parent._jailed = True
-    parent._access.located = Located(None, (None,))
+    parent.access.located = Located(None, (None,))
     parent.jobs.add("no sleep", lambda now: 0.0)
-    parent.watch(parent._access.link.fileno(), lambda: parent._take_message(0.0))
+    parent.watch(parent.access.link.fileno(), lambda: parent._take_message(0.0))
     try:
         yield Scene(parent, children, inherited, Slots(workers), ready)
     finally:
@@ -198,8 +198,8 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
 
 
 def _close(parent: Parent) -> None:
-    parent._access.link.close()
-    parent._access.janitor_end.close()
+    parent.access.link.close()
+    parent.access.janitor_end.close()
     for descriptor in (*parent._pipes, parent._alive_end, parent._wakeup_end):
         with contextlib.suppress(OSError):
             os.close(descriptor)

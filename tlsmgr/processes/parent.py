@@ -55,7 +55,7 @@ class Parent:
         duties: Duties,
         on_ready: Callable[[], None],
     ) -> None:
-        self._access = FileAccess(inherited, duties)
+        self.access = FileAccess(inherited, duties)
         self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
         self._scoreboard = inherited.scoreboard
         self._stats, self._latency = inherited.stats, inherited.latency
@@ -79,11 +79,6 @@ class Parent:
         self._open_pipes()
         self._janitor = Auxiliary("janitor", self._slots.janitor, self._start_of_janitor)
         self._auxiliaries = {self._janitor.slot: self._janitor}
-
-    @property
-    def access(self) -> FileAccess:
-        """Where the files are, for an auxiliary process."""
-        return self._access
 
     @property
     def parent_alive_fd(self) -> int:
@@ -129,18 +124,18 @@ class Parent:
         """
         deadline = time.monotonic() + LOCATE_TIME
         self._spawn_auxiliary(self._janitor, time.monotonic())
-        while self._access.located is None and (left := deadline - time.monotonic()) > 0:
+        while self.access.located is None and (left := deadline - time.monotonic()) > 0:
             self._take_message(min(left, LOOK_INTERVAL))
             if self._reap():
                 self._spawn_auxiliary(self._janitor, time.monotonic())
-        self._access.wait_for_files(time.monotonic())
+        self.access.wait_for_files(time.monotonic())
 
     def run(self) -> None:
         """Run the parent process until shutdown. Raises CannotServe; leaves no child that runs."""
         self._jailed = True
         with signals.queue() as self._signal_fd:
             self.watch(self._signal_fd, self._take_signals)
-            self.watch(self._access.link.fileno(), lambda: self._take_message(0.0))
+            self.watch(self.access.link.fileno(), lambda: self._take_message(0.0))
             try:
                 while not self._stopping:
                     self._iterate()
@@ -169,7 +164,7 @@ class Parent:
         self._watchdog.restart()
         self._children.judge(now)
         locks = self._settle_locks(now)
-        self._access.judge(list(self._children), self._children.is_blocked, now)
+        self.access.judge(list(self._children), self._children.is_blocked, now)
         self._end_hung(now)
         if locks is not Recovery.LOST:
             self._spawn_missing(now)
@@ -189,7 +184,7 @@ class Parent:
     def _pauses(self, now: float) -> list[float]:
         """Return the seconds until the next spawn, if one is planned."""
         missing = self._missing() > 0
-        pauses = [self._restarts.due - now] * missing + [self._access.seconds_left(now)]
+        pauses = [self._restarts.due - now] * missing + [self.access.seconds_left(now)]
         return [pause for pause in pauses if pause > 0]
 
     def _look_for_readiness(self) -> None:
@@ -221,7 +216,7 @@ class Parent:
         return Recovery.LOST
 
     def _take_message(self, timeout: float) -> None:
-        if self._access.take_message(timeout) == janitor.RENEWED:
+        if self.access.take_message(timeout) == janitor.RENEWED:
             self._retire(child for child in self._all_workers() if child.uses_files)
             self._end_followers()
 
@@ -252,7 +247,7 @@ class Parent:
         for slot, auxiliary in self._auxiliaries.items():
             if slot not in taken and now >= auxiliary.due:
                 self._spawn_auxiliary(auxiliary, now)
-        if self._access.seconds_left(now):
+        if self.access.seconds_left(now):
             return
         for slot in self._free_slots(self._missing()):
             if now < self._restarts.due:
@@ -269,10 +264,10 @@ class Parent:
         return free[: max(0, wanted)]
 
     def _spawn_worker(self, slot: int, now: float) -> None:
-        with_files = self._access.is_allowed()
+        with_files = self.access.is_allowed()
         share = -(-len(self._clients) // max(1, self._missing()))
         clients, rest = self._clients[:share], self._clients[share:]
-        record = self._access.record(with_files)
+        record = self.access.record(with_files)
         entry = partial(worker_start.main, record, slot, self._pipes, tuple(clients))
         if not self._spawn("worker", slot, Start(with_files, entry)):
             self._restarts.note_failed_fork(now)
@@ -287,7 +282,7 @@ class Parent:
 
     def _start_of_janitor(self) -> Start:
         slot, alive = self._slots.janitor, self._pipes.parent_alive_fd
-        return self._access.janitor_start(slot, alive, self._jailed)
+        return self.access.janitor_start(slot, alive, self._jailed)
 
     def _spawn(self, name: str, slot: int, start: Start) -> bool:
         self._process_number.advance()
@@ -323,7 +318,7 @@ class Parent:
             return
         log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
         if code in DAMAGE and child.uses_files:
-            for plan in self._access.inherited.caches:
+            for plan in self.access.inherited.caches:
                 if plan.file is not None:
                     plan.file.mark.report_damage(plan.file.mark.inode)
 
@@ -341,7 +336,7 @@ class Parent:
         Not a janitor that still looks for directories: its successors could not, in the jail.
         """
         for child in self._children:
-            if self._access.located is None and child.slot == self._slots.janitor:
+            if self.access.located is None and child.slot == self._slots.janitor:
                 continue
             silence = self._children.silence(child, now)
             if child.stalled and not child.killed and silence > self._hung_time:
@@ -357,7 +352,7 @@ class Parent:
         plain = [child for child in serving if not child.uses_files]
         if len(serving) > self._workers:
             self._retire([(plain or serving)[-1]])
-        elif self._access.is_allowed():
+        elif self.access.is_allowed():
             self._end_followers(only_without_files=True)
             if plain and len(serving) == self._workers:
                 self._retire(plain[:1])

@@ -27,7 +27,7 @@ def scene() -> Iterator[Scene]:
 def add(scene: Scene, *, follows_files: bool) -> Callable[[], Child]:
     """Add an auxiliary process; return a function that finds its child."""
     slot = scene.slots.control
-    access = scene.parent._access
+    access = scene.parent.access
     auxiliary = Auxiliary(
         "control", slot, lambda: Start(access.is_allowed(), lambda: 0), follows_files
     )

@@ -59,7 +59,7 @@ def drains(scene: Scene) -> list[Child]:
 
 def test_workers_wait_for_the_files(capfd: pytest.CaptureFixture[str]) -> None:
     with parent_of(2) as scene:
-        scene.parent._access.due = time.monotonic() + 100
+        scene.parent.access.due = time.monotonic() + 100
         scene.iterate(3)
         assert scene.workers == []
         assert scene.janitor.uses_files
@@ -76,7 +76,7 @@ def test_workers_wait_for_the_files(capfd: pytest.CaptureFixture[str]) -> None:
 def test_workers_do_not_wait_for_long() -> None:
     """They start without files, and give way one by one when files can be used."""
     with parent_of(3) as scene:
-        scene.parent._access.due = time.monotonic() - 1
+        scene.parent.access.due = time.monotonic() - 1
         scene.iterate(3)
         plain = scene.workers
         assert [child.uses_files for child in plain] == [False] * 3
@@ -194,7 +194,7 @@ def test_a_lost_lock_ends_all_children(two: Scene) -> None:
 
 @pytest.mark.parametrize("code", [*DAMAGE, -signal.SIGKILL, 1])
 def test_which_deaths_mean_a_damaged_file(two: Scene, code: int) -> None:
-    (plan,) = two.parent._access.inherited.caches
+    (plan,) = two.parent.access.inherited.caches
     two.children.end(two.workers[0], code)
     two.iterate()
     assert plan.file is not None
@@ -205,7 +205,7 @@ def test_a_worker_without_files_can_not_have_met_a_damaged_one() -> None:
     with parent_of(1) as scene:
         scene.iterate(2)
         scene.make_files()
-        (plan,) = scene.parent._access.inherited.caches
+        (plan,) = scene.parent.access.inherited.caches
         (plain,) = (child for child in scene.workers if not child.uses_files)
         scene.children.end(plain, -signal.SIGSEGV)
         scene.parent._iterate()
@@ -238,10 +238,10 @@ def test_a_janitor_that_could_not_find_the_directories(
 ) -> None:
     """Its successors can't look, in the jail, but they still stir the pool."""
     with parent_of(1) as scene:
-        scene.parent._access.located = None
+        scene.parent.access.located = None
         scene.iterate()
         assert "error: session caches are not available" in capfd.readouterr().err
-        assert scene.parent._access.located == Located(None, (None,))
+        assert scene.parent.access.located == Located(None, (None,))
         first = scene.janitor
         scene.children.end(first, 1)
         scene.iterate(2)
@@ -294,7 +294,7 @@ def test_a_hung_worker_is_killed_once_and_no_file_is_blamed(
     assert capfd.readouterr().err.count(f"worker pid {first.pid} does not respond") == 1
     two.children.end(first, -signal.SIGKILL)
     two.iterate()
-    (plan,) = two.parent._access.inherited.caches
+    (plan,) = two.parent.access.inherited.caches
     assert plan.file is not None
     assert not plan.file.mark.is_damaged
 
@@ -315,11 +315,11 @@ def test_a_janitor_that_still_looks_for_directories_is_not_killed() -> None:
     """Nobody could take its place: in the jail there is no way to them."""
     with parent_of(1) as scene:
         scene.iterate()
-        scene.parent._access.located = None
+        scene.parent.access.located = None
         silence(scene, scene.janitor, 100.0)
         scene.iterate(2)
         assert not scene.janitor.killed
-        scene.parent._access.located = Located(None, (None,))
+        scene.parent.access.located = Located(None, (None,))
         scene.iterate()
         assert signal.SIGKILL in [number for _, number in scene.children.sent]
 
@@ -417,11 +417,11 @@ def test_a_stuck_worker_that_was_to_drain_does_not_count_as_room(two: Scene) -> 
 def test_what_the_janitor_located_goes_to_its_successors_and_to_workers(two: Scene) -> None:
     place = Directory(os.dup(0), "other")
     two.tell(Message("located", Located(None, (place,))))
-    (plan,) = two.parent._access.inherited.caches
+    (plan,) = two.parent.access.inherited.caches
     assert plan.file is not None
     assert plan.file.name == "other"
-    assert two.parent._access.located is not None
-    for descriptor in two.parent._access.located.descriptors():
+    assert two.parent.access.located is not None
+    for descriptor in two.parent.access.located.descriptors():
         os.close(descriptor)
 
 
