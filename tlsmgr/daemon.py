@@ -158,6 +158,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     pool = setup.make_pool(conf, memory)
     settings = cache_settings(conf, log.warning)
     schedule = setup.make_schedule(conf, memory, mode.identity.uid)
+    farm = setup.make_farm(conf, settings, memory, mode.identity.uid)
     inherited = setup.make_inherited(
         conf,
         mode.listeners,
@@ -167,6 +168,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
         settings,
         schedule,
         mode.is_supervised,
+        farm,
     )
     if memory.fallback:
         log.warning(memory.fallback)
@@ -219,6 +221,8 @@ def _run(
     for descriptor in mode.watched:
         parent.watch(descriptor, parent.reload)
     parent.take_clients(clients)
+    if inherited.farm is not None:
+        _start_farm(parent, mode.identity, inherited, setup.Slots(workers).farm)
     _add_control(conf, mode, parent, inherited)
     parent.start_janitor()
     duties.enter_jail()
@@ -262,6 +266,21 @@ def _add_control(
 
     parent.add_auxiliary(Auxiliary("control process", slot, start, follows_files=True))
     parent.at_end(lambda _: endpoint.remove())
+
+
+def _start_farm(parent: Parent, identity: jail.Identity, inherited: Inherited, slot: int) -> None:
+    """Fork the process that keeps the farm process, outside of the jail."""
+    from tlsmgr.processes import farm_keeper  # not loaded where sessions are not shared
+
+    leave_root = partial(jail.enter, identity._replace(unprivileged=True, chroots=False), "")
+
+    def start() -> Start:
+        outside = not (parent.is_jailed and identity.chroots)
+        alive = parent.parent_alive_fd
+        entry = partial(farm_keeper.main, inherited, slot, alive, leave_root if outside else None)
+        return Start(False, entry)
+
+    parent.start_before_jail(Auxiliary("farm keeper", slot, start))
 
 
 def _set_limits() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tlsmgr import log
 from tlsmgr.prng.pool import EntropyError, Pool
@@ -55,11 +55,19 @@ class CacheType(NamedTuple):
         return self.cache is not None and self.timeout > 0
 
 
+class Farm(Protocol):
+    """The other hosts, which may have the session that this one lacks."""
+
+    def may_ask(self, cache_type: bytes, cache_id: bytes) -> bool:
+        """Return whether to ask them for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """All that handlers work on. ``counts`` is the worker's own row of the counter table.
 
-    ``files_blocked`` is a byte of shared memory, 1 while a file system blocks processes.
+    ``files_blocked`` is a byte of shared memory, 1 while a file system blocks processes. ``farm``
+    is None on a host that shares no sessions.
     """
 
     cache_types: Mapping[bytes, CacheType]
@@ -68,6 +76,7 @@ class Context:
     pool: Pool
     counts: memoryview
     files_blocked: memoryview
+    farm: Farm | None = None
 
 
 class Deferred(NamedTuple):
@@ -77,6 +86,14 @@ class Deferred(NamedTuple):
     change: Change
 
 
+class Remote(NamedTuple):
+    """A lookup that found nothing here, and for which the farm is to be asked."""
+
+    cache: SessionCache
+    cache_type: bytes
+    cache_id: bytes
+
+
 class Refusal(NamedTuple):
     """The reply to a request that is the client's mistake, and the warning that it causes."""
 
@@ -84,11 +101,12 @@ class Refusal(NamedTuple):
     complaint: str
 
 
-Reply = bytes | Seed | Deferred | Refusal
+Reply = bytes | Seed | Deferred | Remote | Refusal
 
 
 def handle(context: Context, request: Request, now: int) -> Reply:
-    """Return the reply; or the Seed itself, for ``answer_seeds``; or a Deferred change."""
+    """Return the reply; or the Seed itself, for ``answer_seeds``; or a Deferred change; or a
+    Remote lookup."""
     handler, counter = _HANDLERS[type(request)]
     context.counts[counter] += 1
     return handler(context, request, now)
@@ -156,10 +174,12 @@ def _lookup(context: Context, request: Lookup, now: int) -> Reply:
     cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
-    if context.files_blocked[0]:
+    session = None if context.files_blocked[0] else cache.lookup(cache_id, now)
+    if session is None:
+        if context.farm is not None and context.farm.may_ask(cache_type, cache_id):
+            return Remote(cache, cache_type, cache_id)
         return write_reply(Lookup, FAILED)
-    session = cache.lookup(cache_id, now)
-    return write_reply(Lookup, FAILED) if session is None else write_session(session)
+    return write_session(session)
 
 
 def _update(context: Context, request: Update, now: int) -> Reply:

@@ -37,6 +37,10 @@ COUNTERS = (
     Counter("malformed", "requests refused as malformed"),
     Counter("batches", "transactions for updates and deletes"),
     Counter("dropped", "updates dropped because a cache could not be written in time"),
+    Counter("farm_lookups", "lookups that asked the other hosts of the farm"),
+    Counter("farm_found", "sessions of other hosts that were found, in time or late"),
+    Counter("farm_late", "lookups that the farm did not answer before the deadline"),
+    Counter("farm_dropped", "updates and deletes that the other hosts do not get"),
 )
 CACHE_COUNTERS = (
     Counter("hits", "lookups that found a session"),

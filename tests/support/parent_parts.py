@@ -185,7 +185,7 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
     parent = Parent(inherited, workers, daemon_timeout, duties, lambda: ready.append(True))
     children = FakeChildren(inherited.scoreboard)
     parent._children = children  # type: ignore[assignment]
-    parent._jailed = True
+    parent.is_jailed = True
     parent.access.located = Located(None, (None,))
     parent.jobs.add("no sleep", lambda now: 0.0)
     parent.watch(parent.access.link.fileno(), lambda: parent._take_message(0.0))

@@ -40,6 +40,9 @@ LOGGING = frozenset(
         "SharedMemoryError",
         "SelfTestError",
         "BadSecret",
+        "BadTable",
+        "BadUrl",
+        "_Unusable",
     ]
 )
 """Functions and exceptions whose arguments are log messages, or the reasons in them."""
@@ -92,6 +95,7 @@ STOCK = frozenset(
 NEVER_LOGGED = frozenset(
     {
         "bad size:",  # load and tlsmgr_cf have texts of their own for it
+        "bad time:",  # and for a short time
         "log line was",  # the singular of an entry
         "too many changes for one transaction",  # the cache makes two of it
     }
@@ -160,7 +164,7 @@ def messages(path: Path) -> set[str]:
 
 def page_of(path: Path) -> str:
     """The page that has the messages of a file."""
-    if path.parent.name == "farm":
+    if path.parent.name == "farm" or path.name.startswith(("farm", "memcache")):
         return "tlsmgr-farm.7"
     return "tlsmgr-start.8" if path.name in BY_HAND else "tlsmgr.8"
 

@@ -34,6 +34,9 @@ FILE_TYPES = frozenset({"hash", "btree", "dbm", "lmdb", "cdb", "sdbm", "dbz"})
 SERVED_TYPES = frozenset({"hash", "btree", "dbm", "lmdb", "sdbm", "internal"})
 """Types that can be written to; each selects our store."""
 
+REMOTE_TYPE = "memcache"
+"""The type of a table that is kept by another server."""
+
 QUIET_WORDS = (
     "0 none 1 routine summary untrusted peercert certmatch verbose dane ssl-debug "
     "ssl-handshake-packet-dump ssl-session-packet-dump trace"
@@ -63,12 +66,17 @@ class CacheSettings:
         """Whether the policy is to use the cache; that of an unsupported type counts too."""
         return bool(self.table) and self.timeout > 0
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether another server keeps the sessions, and no file of ours does."""
+        return self.cachable and self.table.startswith(f"{REMOTE_TYPE}:")
+
 
 class CachePlace(NamedTuple):
     """Where a cache is kept.
 
-    `database` is its `type:name` after redirection; `path` our file, None for a table of an
-    unsupported type; `error` is then the reason.
+    `database` is its `type:name` after redirection; `path` our file, None for a table on another
+    server, or of an unsupported type; `error` is then the reason.
     """
 
     database: str
@@ -118,6 +126,8 @@ def _place(
     """Return where one cache is; `users` maps the tables and files in use to caches."""
     _claim(cache.table, cache.table, cache.cache_type, users)
     kind, name = _split_table(cache.table, conf.text("default_database_type"))
+    if cache.is_remote:
+        return CachePlace(cache.table, None, None)
     error = _table_error(kind, name)
     name = _redirected(kind, name, cache.table, writable, warn)
     if error:

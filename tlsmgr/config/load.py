@@ -67,6 +67,10 @@ class Configuration:
         """Return the value of a TIME parameter, in seconds."""
         return self.number(name)
 
+    def milliseconds(self, name: str) -> int:
+        """Return the value of a SHORT_TIME parameter, in milliseconds."""
+        return self.number(name)
+
     def flag(self, name: str) -> bool:
         """Return the value of a FLAG parameter."""
         value = self.values[name]

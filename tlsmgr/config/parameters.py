@@ -153,6 +153,36 @@ OURS = (
         "The file with the secret from which all hosts of a farm derive the same session ticket "
         "keys; see tlsmgr-farm(7). Empty means that this host has keys of its own.",
     ),
+    Parameter(
+        "tlsmgr_farm_store",
+        Kind.TEXT,
+        "",
+        "The Valkey or Redis server in which all hosts of a farm share their sessions, as a URL; "
+        "see tlsmgr-farm(7). It needs tlsmgr_farm_secret_file. Empty means that sessions are not "
+        "shared.",
+    ),
+    Parameter(
+        "tlsmgr_farm_store_password_file",
+        Kind.PATH,
+        "",
+        "The file with the password for tlsmgr_farm_store in its first line. Empty means no "
+        "password.",
+    ),
+    Parameter(
+        "tlsmgr_farm_caches",
+        Kind.TEXT,
+        "smtp, lmtp, smtpd",
+        "The session caches that are shared in tlsmgr_farm_store, separated by comma or blank.",
+    ),
+    Parameter(
+        "tlsmgr_farm_deadline",
+        Kind.SHORT_TIME,
+        "50ms",
+        "The longest time that a lookup waits for the answer of tlsmgr_farm_store, or of a "
+        "memcache: table, when the session is not in the cache of this host.",
+        minimum=1,
+        maximum=10000,
+    ),
 )
 """Of tlsmgr.cf."""
 

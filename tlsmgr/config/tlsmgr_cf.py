@@ -16,7 +16,7 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from tlsmgr.config import syntax
@@ -43,9 +43,17 @@ _BAD = {
     Kind.NUMBER: "bad number",
     Kind.SIZE: "bad size",
     Kind.TIME: "bad time",
+    Kind.SHORT_TIME: "bad time",
     Kind.FLAG: "neither yes nor no:",
     Kind.PATH: "not an absolute path:",
 }
+
+
+_SHOW: Mapping[Kind, Callable[[int], str]] = {
+    Kind.SIZE: size_text,
+    Kind.SHORT_TIME: "{}ms".format,
+}
+"""How a bound is written."""
 
 
 class Setting(NamedTuple):
@@ -136,7 +144,7 @@ def _convert(row: Parameter, text: str) -> Value:
         raise ValueError(f'{_BAD[row.kind]} "{text}"')
     if isinstance(value, str):
         return value
-    show = size_text if row.kind is Kind.SIZE else str
+    show = _SHOW.get(row.kind, str)
     if row.minimum is not None and value < row.minimum:
         raise ValueError(f'"{text}" is below the minimum of {show(row.minimum)}')
     if row.maximum is not None and value > row.maximum:

@@ -1,9 +1,9 @@
 """values - from the expanded text of a parameter to its value: time, number, size, text or yes/no.
 
 Pure functions. A bad value is fatal, with the text of Postfix's mail_conf_time.c, mail_conf_int.c,
-mail_conf_str.c or mail_conf_bool.c. Numbers and times accept what strtol(3) accepts. Sizes and
-paths exist only among the parameters of our own, where `tlsmgr_cf` turns what is fatal here into an
-error line.
+mail_conf_str.c or mail_conf_bool.c. Numbers and times accept what strtol(3) accepts. Sizes, paths
+and short times exist only among the parameters of our own, where `tlsmgr_cf` turns what is fatal
+here into an error line.
 """
 
 import re
@@ -25,6 +25,7 @@ SIZE_UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 """Bytes of a size unit; a value may have it in upper or lower case."""
 
 _STRTOL = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)", re.ASCII)
+_SHORT_TIME = re.compile(r"0*([0-9]{1,9})(ms|s)", re.ASCII)
 _SIZE = re.compile(r"0*([0-9]{1,15})([kmg]?)", re.ASCII | re.IGNORECASE)
 
 
@@ -35,6 +36,7 @@ class Kind(Enum):
     NUMBER = "number"
     SIZE = "size"
     TIME = "time"
+    SHORT_TIME = "short time"
     FLAG = "yes or no"
     PATH = "absolute path"
 
@@ -45,7 +47,8 @@ class Parameter:
 
     `default` is written as in a configuration file; those of myhostname and mydomain depend on
     the machine. `purpose` is printed in the manual page. `minimum` and `maximum` bound a number, a
-    size in bytes, a time in seconds, or the length of a text in bytes; None means no bound.
+    size in bytes, a time in seconds, a short time in milliseconds, or the length of a text in
+    bytes; None means no bound.
     """
 
     name: str
@@ -60,7 +63,8 @@ def convert(kind: Kind, name: str, text: str, minimum: int | None, maximum: int 
     """Return the value of parameter `name`, whose expanded text is `text`.
 
     The bounds are those of `Parameter`. The value is a str for TEXT and PATH, a bool for FLAG,
-    otherwise an int: for SIZE in bytes, for TIME in seconds. Raise Fatal for a bad value.
+    otherwise an int: for SIZE in bytes, for TIME in seconds, for SHORT_TIME in milliseconds. Raise
+    Fatal for a bad value.
     """
     return _CONVERSIONS[kind](name, text, minimum, maximum)
 
@@ -127,6 +131,14 @@ def _time(name: str, text: str, minimum: int | None, maximum: int | None) -> int
     return seconds
 
 
+def _short_time(name: str, text: str, minimum: int | None, maximum: int | None) -> int:
+    """Return the milliseconds of a number with the unit ms or s."""
+    match = _SHORT_TIME.fullmatch(text)
+    if match is None:
+        raise Fatal(f"bad time: {name} = {text}")
+    return _bounded(name, int(match[1]) * (1000 if match[2] == "s" else 1), minimum, maximum)
+
+
 def _flag(name: str, text: str, _minimum: int | None, _maximum: int | None) -> bool:
     """Return whether the text is `yes`; the other good value is `no`, both in any case."""
     word = text.lower()
@@ -147,6 +159,7 @@ _CONVERSIONS: dict[Kind, Callable[[str, str, int | None, int | None], Value]] = 
     Kind.NUMBER: _number,
     Kind.SIZE: _size,
     Kind.TIME: _time,
+    Kind.SHORT_TIME: _short_time,
     Kind.FLAG: _flag,
     Kind.PATH: _path,
 }

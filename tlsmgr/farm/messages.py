@@ -63,6 +63,13 @@ class Answer(NamedTuple):
 Message = Ask | Store | Remove
 
 
+class Datagram(NamedTuple):
+    """A datagram, and how many messages in it store or delete something."""
+
+    data: bytes
+    writes: int
+
+
 class Writer:
     """Datagrams for, or from, the worker with this serial."""
 
@@ -70,17 +77,19 @@ class Writer:
         self._head = _SERIAL.pack(serial)
         self._parts: list[bytes] = []
         self._size = 0
-        self._full: list[bytes] = []
+        self._writes = 0
+        self._full: list[Datagram] = []
 
     def add(self, message: Message | Answer) -> None:
         """Append a message."""
         data = _encode_answer(message) if isinstance(message, Answer) else _encode(message)
         self._parts.append(data)
         self._size += len(data)
+        self._writes += isinstance(message, Store | Remove)
         if self._size >= DATAGRAM:
             self._finish()
 
-    def take(self) -> list[bytes]:
+    def take(self) -> list[Datagram]:
         """Return the datagrams, and begin again."""
         self._finish()
         full, self._full = self._full, []
@@ -88,8 +97,8 @@ class Writer:
 
     def _finish(self) -> None:
         if self._parts:
-            self._full.append(self._head + b"".join(self._parts))
-            self._parts, self._size = [], 0
+            self._full.append(Datagram(self._head + b"".join(self._parts), self._writes))
+            self._parts, self._size, self._writes = [], 0, 0
 
 
 def serial_of(datagram: memoryview) -> int:

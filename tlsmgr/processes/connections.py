@@ -4,11 +4,14 @@ A connection is a descriptor and a state:
 
     READY     nothing is half-done            -> READING   part of a request came
                                               -> WAITING   a request is answered with others
+                                              -> AWAY      other hosts may have the answer
                                               -> WRITING   the client does not take its reply
     READING   its reader holds part of a      -> READY     the request is complete and answered
-              request                         -> WAITING, WRITING   as above
+              request                         -> WAITING, AWAY, WRITING   as above
     WAITING   the end of the iteration, or    -> READY, READING     the reply is sent
               the next one, goes on with it   -> WRITING
+    AWAY      other hosts are asked; nothing  -> WAITING  they answered, or the deadline passed
+              is read meanwhile
     WRITING   the rest of a reply is kept;    -> READY, READING     the client took all of it
               nothing is read meanwhile
 
@@ -28,7 +31,7 @@ from tlsmgr.wire import ANNOUNCEMENT, RequestReader
 READ_SIZE = 32768
 MEMORY_LIMIT = 64 << 20  # bytes held for all connections of a worker
 
-READY, READING, WAITING, WRITING = range(4)
+READY, READING, WAITING, WRITING, AWAY = range(5)
 
 
 class Connection:
@@ -100,6 +103,18 @@ class Connections:
     def rest(self, connection: Connection) -> None:
         """Leave the states WAITING and WRITING: the reply is sent."""
         connection.state = READY if connection.reader is None else READING
+
+    def ignore(self, connection: Connection, event: int) -> None:
+        """Hear nothing more of an AWAY connection that has sent more; drop one that has ended."""
+        if event & (select.EPOLLHUP | select.EPOLLERR):
+            self.drop(connection)
+        else:
+            self._epoll.modify(connection.fd, 0)
+
+    def listen_again(self, connection: Connection) -> None:
+        """Undo ``ignore``, for a connection that is not AWAY any more."""
+        self._epoll.modify(connection.fd, select.EPOLLIN)
+        connection.state = WAITING
 
     def drop(self, connection: Connection) -> None:
         """Close the connection and forget half-done business."""

@@ -16,7 +16,7 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlsmgr import log
 from tlsmgr.latency import LatencyTable
@@ -27,6 +27,9 @@ from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import TicketKeys
+
+if TYPE_CHECKING:  # a host without a farm does not load it
+    from tlsmgr.processes.farm_plan import FarmPlan
 
 STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as stalled
 RUNNING, STOPPING, RELOADING = range(3)  # what the daemon does
@@ -197,6 +200,7 @@ class Inherited:
     hands_over: bool = False  # at a reload, keys and counts go to the successor
     policy: Mapping[str, str] = field(default_factory=dict)  # see config.policy_digest
     is_supervised: bool = False  # somebody holds the listening sockets and starts a successor
+    farm: FarmPlan | None = None  # None: sessions are not shared with other hosts
 
     def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:
         """Return the record with these files of its caches, in the same order."""
@@ -213,6 +217,10 @@ class Inherited:
         alarms = {plan.file.mark.alarm for plan in self.caches if plan.file is not None}
         listeners = {listener.fileno() for listener in self.listeners}
         return listeners | alarms | set(log.descriptors())
+
+    def farm_end(self, slot: int) -> set[int]:
+        """Return the descriptor by which the worker of this slot reaches the farm process."""
+        return set() if self.farm is None else {self.farm.pairs[slot][0].fileno()}
 
     def directories(self) -> set[int]:
         """Return the descriptors that it keeps until its caches are open."""

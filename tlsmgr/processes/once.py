@@ -95,4 +95,5 @@ def _answer(context: Context, event: Event) -> bytes:
         if reply.complaint:
             log.warning(reply.complaint)
         return reply.reply
+    assert isinstance(reply, bytes)  # no other host is asked
     return reply

@@ -57,19 +57,17 @@ class Parent:
     ) -> None:
         self.access = FileAccess(inherited, duties)
         self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
-        self._scoreboard = inherited.scoreboard
+        self._scoreboard, self._inherited = inherited.scoreboard, inherited
         self._stats, self._latency = inherited.stats, inherited.latency
         self._process_number = inherited.process_number
-        self._workers = workers
-        self._slots = Slots(workers)
+        self._workers, self._slots = workers, Slots(workers)
         self._hung_time = min(HUNG_TIME, daemon_timeout)
         self._watchdog = signals.Watchdog(daemon_timeout)
         self._on_ready: Callable[[], None] | None = on_ready
         self._children = Children(inherited.scoreboard)
         self._restarts = Restarts()
-        self._inherited = inherited
         self._stopping = self._reloading = False
-        self._jailed = False
+        self.is_jailed = False  # whether children are forked in the jail by now
         self.jobs = Jobs()
         self._clients: list[int] = []  # connections that were accepted before there were workers
         self._last_acts: list[Callable[[float], object]] = []
@@ -107,6 +105,11 @@ class Parent:
         """Have the first workers serve these connections, which were accepted already."""
         self._clients += connections
 
+    def start_before_jail(self, auxiliary: Auxiliary) -> None:
+        """Have this process forked, for the first time now."""
+        self._auxiliaries[auxiliary.slot] = auxiliary
+        self._spawn_auxiliary(auxiliary, time.monotonic())
+
     def stop(self) -> None:
         """End the loop after this iteration."""
         self._stopping = True
@@ -132,7 +135,7 @@ class Parent:
 
     def run(self) -> None:
         """Run the parent process until shutdown. Raises CannotServe; leaves no child that runs."""
-        self._jailed = True
+        self.is_jailed = True
         with signals.queue() as self._signal_fd:
             self.watch(self._signal_fd, self._take_signals)
             self.watch(self.access.link.fileno(), lambda: self._take_message(0.0))
@@ -282,7 +285,7 @@ class Parent:
 
     def _start_of_janitor(self) -> Start:
         slot, alive = self._slots.janitor, self._pipes.parent_alive_fd
-        return self.access.janitor_start(slot, alive, self._jailed)
+        return self.access.janitor_start(slot, alive, self.is_jailed)
 
     def _spawn(self, name: str, slot: int, start: Start) -> bool:
         self._process_number.advance()

@@ -10,12 +10,11 @@ shared objects, open the caches. A cache that can't be opened is a warning and a
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from tlsmgr import log
 from tlsmgr.config import policy_digest
@@ -26,6 +25,7 @@ from tlsmgr.log import Fatal
 from tlsmgr.prng.drbg import SelfTestError
 from tlsmgr.prng.pool import EntropyError, Pool
 from tlsmgr.processes.inherited import CachePlan, Inherited, Scoreboard
+from tlsmgr.processes.names import name_process as name_process
 from tlsmgr.service import CacheType, Context
 from tlsmgr.sessions.cache import CacheRules, SessionCache
 from tlsmgr.sessions.lmdb_file import preload as preload_lmdb
@@ -43,8 +43,12 @@ from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
 
+if TYPE_CHECKING:
+    from tlsmgr.processes.farm_link import FarmLink
+    from tlsmgr.processes.farm_plan import FarmPlan
+
+SALT_BYTES = 16  # of a worker, for the sessions that it shares
 MEMORY_BASE, MEMORY_PER_SLOT = 65536, 3072  # bytes of shared memory; generous
-PR_SET_NAME = 15  # prctl(2)
 
 
 class Slots:
@@ -108,6 +112,23 @@ def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Sche
     return made
 
 
+def make_farm(
+    conf: Configuration, settings: Sequence[CacheSettings], memory: SharedMemory, owner: int
+) -> FarmPlan | None:
+    """Return how sessions are shared with other hosts; None: they are not.
+
+    The modules are imported here, before the jail, so that a host without a farm does not load
+    them.
+    """
+    if not conf.text("tlsmgr_farm_store") and not any(cache.is_remote for cache in settings):
+        return None
+    from tlsmgr.processes import farm_link, farm_plan
+
+    assert farm_link, "workers need it in the jail"
+    maker = farm_plan.Maker(conf, settings, memory, owner)
+    return maker.make(Slots(worker_count(conf)).workers)
+
+
 def make_inherited(
     conf: Configuration,
     listeners: tuple[socket.socket, ...],
@@ -117,6 +138,7 @@ def make_inherited(
     settings: Sequence[CacheSettings],
     schedule: Schedule | None,
     is_supervised: bool = False,
+    farm: FarmPlan | None = None,
 ) -> Inherited:
     """Return the record, whose caches have no files yet."""
     slots = Slots(worker_count(conf))
@@ -147,6 +169,7 @@ def make_inherited(
         hands_over=conf.flag("tlsmgr_handover"),
         policy=policy_digest.digests(conf),
         is_supervised=is_supervised,
+        farm=farm,
     )
 
 
@@ -173,7 +196,19 @@ def _rules(cache: CacheSettings) -> CacheRules:
 # After the fork.
 
 
-def make_context(inherited: Inherited, slot: int) -> Context:
+def make_farm_link(inherited: Inherited, slot: int) -> FarmLink | None:
+    """Return a worker's link to the farm process; None where sessions are not shared."""
+    plan = inherited.farm
+    if plan is None:
+        return None
+    from tlsmgr.processes.farm_link import FarmLink
+
+    codecs = plan.make_codecs(os.urandom(SALT_BYTES))
+    serial, counts = inherited.process_number.value, inherited.stats.row(slot)
+    return FarmLink(plan, plan.pairs[slot][0], serial, codecs, counts)
+
+
+def make_context(inherited: Inherited, slot: int, farm: FarmLink | None = None) -> Context:
     """Attach to what is shared and open the caches, for the process of this slot."""
     inherited.pool.attach(slot)
     inherited.ticket_keys.attach(slot)
@@ -191,13 +226,8 @@ def make_context(inherited: Inherited, slot: int) -> Context:
         inherited.pool,
         inherited.stats.row(slot),
         inherited.scoreboard.files_blocked,
+        farm,
     )
-
-
-def name_process(name: str) -> None:
-    """Set the name that ps(1) and top(1) show, 15 bytes at most."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def close_all_but(kept: Iterable[int]) -> None:

@@ -87,7 +87,8 @@ def _exchange_directory(path: str) -> Directory | None:
 
 def _cache_directory(cache: CacheSettings, place: CachePlace) -> Directory | None:
     if place.path is None:
-        log.error(place.error or f"{cache.table} is unavailable")
+        if place.error:
+            log.error(place.error)
         return None
     directory, _, name = place.path.rpartition("/")
     try:

@@ -18,12 +18,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tlsmgr import log
-from tlsmgr.latency import AT_ONCE, CHANGES, SEEDS
+from tlsmgr.latency import AT_ONCE
 from tlsmgr.processes import succession
 from tlsmgr.processes.connections import (
+    AWAY,
     READING,
     READY,
     WAITING,
@@ -34,12 +35,12 @@ from tlsmgr.processes.connections import (
 from tlsmgr.processes.drain import Drain
 from tlsmgr.processes.inherited import RELOADING, RUNNING, STOPPING, Inherited, Pipes
 from tlsmgr.processes.listeners import Listeners
+from tlsmgr.processes.replies import Replies
 from tlsmgr.service import (
     Context,
     Deferred,
     Refusal,
-    answer_seeds,
-    commit_changes,
+    Remote,
     handle,
     refuse,
 )
@@ -56,6 +57,9 @@ from tlsmgr.wire import (
     read_whole,
 )
 
+if TYPE_CHECKING:  # a host without a farm does not load it
+    from tlsmgr.processes.farm_link import FarmLink
+
 DRAIN_SIGNAL = signal.SIGUSR1
 
 BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
@@ -71,18 +75,24 @@ _CONNECTIONS, _WAKEUPS, _MALFORMED = INDEX["connections"], INDEX["wakeups"], IND
 class Worker:
     """The event loop."""
 
-    def __init__(self, inherited: Inherited, slot: int, pipes: Pipes, context: Context) -> None:
+    def __init__(
+        self,
+        inherited: Inherited,
+        slot: int,
+        pipes: Pipes,
+        context: Context,
+        farm: FarmLink | None = None,
+    ) -> None:
         self._inherited = inherited
         self._slot = slot
         self._pipes = pipes
         self._context = context
+        self._farm = farm
         self._timer = inherited.latency.timer(slot, context.counts)
         self._epoll = select.epoll()
         self._connections = Connections(self._epoll)
         self._listeners = Listeners(self._epoll, inherited.listeners)
-        self._deferred: list[tuple[Connection, Deferred]] = []
-        self._seeds: list[tuple[Connection, Seed]] = []
-        self._unread: list[Connection] = []  # they sent more than was read so far
+        self._replies = Replies(context, self._connections, self._timer, farm)
         self._next_check = 0.0  # time.monotonic()
         self._parent = os.getppid()
         self._drain: Drain | None = None  # None: it accepts connections
@@ -93,6 +103,8 @@ class Worker:
         """Catch signals, listen, and greet the clients that wait already. Raises OSError."""
         self._catch_signals()
         self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
+        if self._farm is not None:
+            self._epoll.register(self._farm.fileno(), select.EPOLLIN)
         self._listeners.listen()
         for connection in clients:
             self._add(connection)
@@ -104,6 +116,8 @@ class Worker:
         while not (self._stopping or self._is_drained()):
             self._iterate(self._timeout())
         self._listeners.ignore()
+        if self._farm is not None:
+            self._farm.give_up()
         self._iterate(0.0)
         self._connections.close_all()
         for cache in self._context.caches:
@@ -169,12 +183,14 @@ class Worker:
 
     def _timeout(self) -> float:
         """Return how many seconds to wait for events."""
-        if self._unread:
+        if self._replies.unread:
             return 0.0
-        now = time.monotonic()
+        now, longest = time.monotonic(), BEAT_INTERVAL
+        if self._farm is not None and self._farm.is_busy:
+            longest = min(longest, self._farm.seconds_left(now))
         if self._drain is not None:
-            return self._drain.timeout(now)
-        return self._listeners.timeout(now, BEAT_INTERVAL)
+            return min(longest, self._drain.timeout(now))
+        return self._listeners.timeout(now, longest)
 
     def _iterate(self, timeout: float) -> None:
         """Wait for events and serve them; at the end send the replies that are made together."""
@@ -184,14 +200,11 @@ class Worker:
         self._listeners.resume(now)
         if self._drain is not None:
             self._drain.note(events, now)
-        if self._unread:
+        if self._replies.unread:
             self._resume(now)
         self._serve(events, now)
         self._timer.note(AT_ONCE, now)
-        if self._seeds:
-            self._answer_seeds()
-            self._timer.note(SEEDS, now)
-        self._commit_changes(now)
+        self._replies.send(now)
         if now >= self._next_check:
             self._check(now)
 
@@ -201,6 +214,8 @@ class Worker:
             self._note_parent_end()
         elif fd in self._listeners and not self._must_drain:
             self._accept(fd, now)
+        elif self._farm is not None and fd == self._farm.fileno():
+            self._farm.receive(int(time.time()))
 
     def _accept(self, fd: int, now: float) -> None:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):
@@ -232,12 +247,12 @@ class Worker:
     def _serve(self, events: list[tuple[int, int]], now: float) -> None:
         """Read one segment of each; it nearly always is one request, answered right here."""
         find, read, answer = self._connections.get, self._connections.read, self._answer
-        for fd, _ in events:
+        for fd, event in events:
             connection = find(fd)
             if connection is None:
                 self._handle_fd(fd, now)
             elif connection.state:  # not READY
-                self._go_on(connection, now)
+                self._go_on(connection, event, now)
             else:
                 segment = read(connection)
                 request = read_whole(segment) if segment else None
@@ -255,18 +270,24 @@ class Worker:
             self._connections.send(connection, reply)
         elif isinstance(reply, Seed):
             connection.state = WAITING
-            self._seeds.append((connection, reply))
+            self._replies.seeds.append((connection, reply))
         elif isinstance(reply, Deferred):
             connection.state = WAITING
-            self._deferred.append((connection, reply))
+            self._replies.changes.append((connection, reply))
+        elif isinstance(reply, Remote):
+            assert self._farm is not None
+            self._farm.ask(connection, reply, now // NANOSECONDS)
         else:
             assert isinstance(reply, Refusal)
             self._refuse(connection, reply)
 
-    def _go_on(self, connection: Connection, now: float) -> None:
+    def _go_on(self, connection: Connection, event: int, now: float) -> None:
         """Handle an event of a connection with half-done business."""
         if connection.state == WAITING:
             return  # what it sent before comes first
+        if connection.state == AWAY:
+            self._connections.ignore(connection, event)
+            return
         if connection.state == WRITING:
             if self._connections.send_rest(connection) and connection.state == READING:
                 self._read_requests(connection)
@@ -309,7 +330,7 @@ class Worker:
             if connection.state != READING or not self._connections.is_open(connection):
                 return
         connection.state = WAITING  # other clients have sent something too
-        self._unread.append(connection)
+        self._replies.unread.append(connection)
 
     def _handle_event(self, connection: Connection, event: Event) -> None:
         if isinstance(event, Malformed):
@@ -347,38 +368,9 @@ class Worker:
             self._handle_event(connection, ending)
         self._connections.drop(connection)
 
-    # The end of an iteration.
-
-    def _answer_seeds(self) -> None:
-        waiting, self._seeds = self._seeds, []
-        replies = answer_seeds(self._context, [seed for _, seed in waiting])
-        self._reply(waiting, replies)
-
-    def _commit_changes(self, now: float) -> None:
-        """Runs after the seeds, as the writers' lock of a cache may have to be waited for."""
-        if not self._context.files_blocked[0]:
-            for cache in self._context.caches:
-                cache.end_reading()
-        if not (self._deferred or any(cache.expired for cache in self._context.caches)):
-            return
-        waiting, self._deferred = self._deferred, []
-        replies = commit_changes(self._context, [item for _, item in waiting], int(time.time()))
-        self._reply(waiting, replies)
-        self._timer.note(CHANGES, now)
-
-    def _reply(self, waiting: Sequence[tuple[Connection, object]], replies: list[bytes]) -> None:
-        """Send replies to connections that wait; none is dropped before it got its reply."""
-        send = self._connections.send
-        for (connection, _), reply in zip(waiting, replies):
-            if connection.reader is None:
-                connection.state = READY
-            else:  # it waits on, for the next iteration
-                self._unread.append(connection)
-            send(connection, reply)
-
     def _resume(self, now: float) -> None:
         """Go on with clients that had sent more when their iteration ended."""
-        unread, self._unread = self._unread, []
+        unread, self._replies.unread = self._replies.unread, []
         for connection in unread:
             if connection.state == WAITING and self._connections.is_open(connection):
                 self._connections.rest(connection)

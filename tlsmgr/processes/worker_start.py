@@ -43,11 +43,12 @@ def main(inherited: Inherited, slot: int, pipes: Pipes, clients: tuple[int, ...]
 
 def _boot(inherited: Inherited, slot: int, pipes: Pipes, clients: tuple[int, ...]) -> Worker:
     setup.name_process("tlsmgr-worker")
-    kept = inherited.descriptors() | inherited.directories()
+    kept = inherited.descriptors() | inherited.directories() | inherited.farm_end(slot)
     setup.close_all_but(kept.union(pipes, clients))
-    context = setup.make_context(inherited, slot)
+    farm = setup.make_farm_link(inherited, slot)
+    context = setup.make_context(inherited, slot, farm)
     for cache in context.caches:
         cache.own_directory()
-    worker = Worker(inherited, slot, pipes, context)
+    worker = Worker(inherited, slot, pipes, context, farm)
     worker.start(clients)
     return worker

@@ -65,10 +65,14 @@ class CacheRules(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Store ``session`` under ``cache_id``; with None for a session: delete the one there is."""
+    """Store ``session`` under ``cache_id``; with None for a session: delete the one there is.
+
+    With ``saved`` it is the session of another host, which saved it then: stored if there is none.
+    """
 
     cache_id: bytes
     session: bytes | None
+    saved: int = 0
 
     def __repr__(self) -> str:
         return f"Change({'delete' if self.session is None else 'update'})"
@@ -260,7 +264,9 @@ class SessionCache:
         if change.session is None:
             log_delete(self.rules, change.cache_id)
             return _remove(batch, digest)
-        entry = Entry(now, change.cache_id, change.session)
+        if change.saved and batch.find(digest) is not None:
+            return True
+        entry = Entry(change.saved or now, change.cache_id, change.session)
         self._log_update(entry)
         if len(change.session) > self._size_limit:  # it would evict all others, then itself
             _remove(batch, digest)

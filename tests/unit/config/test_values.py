@@ -32,6 +32,8 @@ from tlsmgr.log import Fatal
         (Kind.NUMBER, "010", 10),
         (Kind.NUMBER, "2147483647", 2147483647),
         (Kind.NUMBER, "-2147483648", -2147483648),
+        (Kind.SHORT_TIME, "50ms", 50),
+        (Kind.SHORT_TIME, "2s", 2000),
         (Kind.SIZE, "0", 0),
         (Kind.SIZE, "1048576", 1048576),
         (Kind.SIZE, "3k", 3072),

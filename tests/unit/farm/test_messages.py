@@ -31,7 +31,7 @@ def written(messages: list[Message], serial: int = 7) -> list[memoryview]:
     writer = Writer(serial)
     for message in messages:
         writer.add(message)
-    return [memoryview(datagram) for datagram in writer.take()]
+    return [memoryview(datagram.data) for datagram in writer.take()]
 
 
 def test_messages_come_out_as_they_went_in() -> None:
@@ -54,12 +54,22 @@ def test_the_largest_datagram() -> None:
     assert DATAGRAM + LARGEST_VALUE < len(datagram) <= LARGEST_DATAGRAM
 
 
+def test_writes_are_counted_for_each_datagram() -> None:
+    writer = Writer(1)
+    for message in MESSAGES:
+        writer.add(message)
+    assert [writes for _, writes in writer.take()] == [3]
+    writer.add(MESSAGES[0])
+    assert [writes for _, writes in writer.take()] == [0]
+
+
 def test_answers() -> None:
     answers = [Answer(1, NO_KEY, b""), Answer(2**64 - 1, 2, bytes(100))]
     writer = Writer(2**32 - 1)
     for answer in answers:
         writer.add(answer)
-    (datagram,) = writer.take()
-    assert list(answers_in(memoryview(datagram))) == answers
-    assert serial_of(memoryview(datagram)) == 2**32 - 1
+    ((data, writes),) = writer.take()
+    assert list(answers_in(memoryview(data))) == answers
+    assert serial_of(memoryview(data)) == 2**32 - 1
+    assert writes == 0
     assert writer.take() == []

@@ -1,0 +1,251 @@
+"""Real daemons that share sessions through a real redis-server: what is found, and what is not."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from support.daemon_clients import ask
+from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.farm_engines import NEEDS_REDIS, Redis
+from support.farm_secret import EXAMPLE_KEY, file_text, write
+from support.raw_client import NO_SESSION, OK, Connection, delete, found, lookup, seed, update
+
+pytestmark = NEEDS_REDIS
+SESSION = b"the session of a host\0" * 70
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A secret file that holds since long ago."""
+    path = tmp_path_factory.mktemp("farm") / "farm.secret"
+    return write(path, file_text({"2026-11-01": EXAMPLE_KEY}))
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Redis]:
+    """A redis-server that runs."""
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture
+def redis(running: Redis) -> Redis:
+    """The same, empty."""
+    assert running.call("FLUSHALL") == b"+OK\r\n"
+    return running
+
+
+Pair = tuple[Daemon, Daemon]
+
+
+@pytest.fixture(scope="module")
+def pair(secret: Path, running: Redis) -> Iterator[Pair]:
+    """Two daemons that share sessions. A test has cache ids of its own."""
+    daemons = [Daemon(*options(secret, running)) for _ in range(2)]
+    try:
+        one, other = (shares(daemon.start()) for daemon in daemons)
+        yield one, other
+    finally:
+        for daemon in daemons:
+            daemon.clean_up()
+
+
+def options(secret: Path, store: Redis | str, *more: str) -> Sequence[str]:
+    """For a daemon with one worker, whose clients are patient: this machine may be busy."""
+    return (
+        f"tlsmgr_farm_secret_file={secret}",
+        f"tlsmgr_farm_store={store if isinstance(store, str) else store.url}",
+        "tlsmgr_farm_deadline=10s",
+        "tlsmgr_worker_processes=1",
+        *more,
+    )
+
+
+def shares(daemon: Daemon) -> Daemon:
+    """Wait until the engine has answered."""
+    daemon.wait_for_log("answers: sessions are shared$")
+    return daemon
+
+
+def process_named(daemon: Daemon, name: str) -> psutil.Process:
+    """Return the only process of a daemon that has this name."""
+    found = [process for process in daemon.processes() if process.name() == name]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def counts(daemon: Daemon) -> dict[str, int]:
+    """Stop the daemon; return the counts of its last line."""
+    daemon.stop()
+    line = [line for line in daemon.lines() if line.startswith("statistics: ")][-1]
+    return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", line)}
+
+
+def test_a_session_of_one_host_is_found_on_another(pair: Pair, redis: Redis) -> None:
+    one, other = pair
+    for cache_type in (b"smtp", b"lmtp", b"smtpd"):
+        request = update(cache_type, b"id of " + cache_type, SESSION + cache_type)
+        assert ask(one.socket_path, request) == OK
+    wait_for(lambda: len(redis.stored()) == 3, "three sessions in the engine")
+    for cache_type in (b"smtp", b"lmtp", b"smtpd"):
+        request = lookup(cache_type, b"id of " + cache_type)
+        assert ask(other.socket_path, request) == found(SESSION + cache_type)
+    redis.call("FLUSHALL")
+    for cache_type in (b"smtp", b"lmtp", b"smtpd"):
+        request = lookup(cache_type, b"id of " + cache_type)
+        assert ask(other.socket_path, request) == found(SESSION + cache_type), "stored here as well"
+
+
+def test_nothing_readable_in_the_engine_or_the_farm_process(pair: Pair, redis: Redis) -> None:
+    one, other = pair
+    for number in range(20):
+        request = update(b"smtp", b"mx.of-nobody.example&%d" % number, SESSION)
+        assert ask(one.socket_path, request) == OK
+    wait_for(lambda: len(redis.stored()) == 20, "sessions in the engine")
+    for number in range(20):
+        request = lookup(b"smtp", b"mx.of-nobody.example&%d" % number)
+        assert ask(other.socket_path, request) == found(SESSION)
+    assert redis.call("SAVE") == b"+OK\r\n"
+    dump = (redis.directory / "dump.rdb").read_bytes()
+    assert dump.count(b"tlsmgr:1:smtp:") == 20
+    assert all(0 < int(redis.call("PTTL", key)[1:]) <= 3600_000 for key in redis.stored())
+    for daemon in pair:
+        memory = memory_of(process_named(daemon, "tlsmgr-farm"))
+        assert b"tlsmgr:1:smtp:" in memory
+        for text in (b"of-nobody.example", SESSION[:20], EXAMPLE_KEY):
+            assert text not in dump
+            assert text not in memory
+
+
+def memory_of(process: psutil.Process) -> bytes:
+    """Return all memory of a process that it can write to."""
+    parts = []
+    with open(f"/proc/{process.pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
+            match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if match:
+                start, end = (int(text, 16) for text in match.groups())
+                memory.seek(start)
+                parts.append(memory.read(end - start))
+    return b"".join(parts)
+
+
+def test_a_delete_reaches_the_engine(pair: Pair, redis: Redis) -> None:
+    one, other = pair
+    assert ask(one.socket_path, update(b"smtp", b"to delete", SESSION)) == OK
+    wait_for(redis.stored, "a session in the engine")
+    assert ask(one.socket_path, delete(b"smtp", b"to delete")) == OK
+    wait_for(lambda: not redis.stored(), "no session in the engine")
+    assert ask(other.socket_path, lookup(b"smtp", b"to delete")) == NO_SESSION
+
+
+def test_local_first_misses_remembered_and_only_the_caches_that_are_named(
+    make_daemon: MakeDaemon, secret: Path, redis: Redis
+) -> None:
+    daemon = shares(make_daemon(*options(secret, redis, "tlsmgr_farm_caches=smtp")))
+    assert ask(daemon.socket_path, update(b"lmtp", b"id", SESSION)) == OK
+    assert ask(daemon.socket_path, update(b"smtp", b"id", SESSION)) == OK
+    wait_for(redis.stored, "a session in the engine")
+    assert ask(daemon.socket_path, lookup(b"lmtp", b"other")) == NO_SESSION
+    assert ask(daemon.socket_path, lookup(b"smtp", b"id")) == found(SESSION)
+    assert [key[:14] for key in redis.stored()] == [b"tlsmgr:1:smtp:"]
+    for _ in range(5):
+        assert ask(daemon.socket_path, lookup(b"smtp", b"nothing")) == NO_SESSION
+    assert counts(daemon)["farm_lookups"] in (1, 2)
+
+
+def test_one_client_waits_and_others_do_not(pair: Pair, redis: Redis) -> None:
+    """With an engine that hangs and a long deadline. The client that waits has sent more."""
+    daemon, _ = pair
+    redis.send(signal.SIGSTOP)
+    with Connection(daemon.socket_path) as first, Connection(daemon.socket_path) as second:
+        first.send(lookup(b"smtp", b"waits") + seed(16))
+        for number in range(100):
+            assert len(second.ask(seed(16))) > 16
+            assert second.ask(update(b"smtp", b"mine %d" % number, SESSION)) == OK
+            assert second.ask(lookup(b"smtp", b"mine %d" % number)) == found(SESSION)
+        redis.send(signal.SIGCONT)
+        assert first.read_list() == NO_SESSION
+        assert first.read_list().startswith(b"status\x000\0seed\0")
+
+
+def test_a_client_that_goes_while_it_waits(pair: Pair, redis: Redis) -> None:
+    daemon, _ = pair
+    redis.send(signal.SIGSTOP)
+    (worker,) = daemon.workers()
+    for number in range(20):
+        with Connection(daemon.socket_path) as gone:
+            gone.send(lookup(b"smtp", b"gone %d" % number))
+            gone.wait_until_taken()
+    with Connection(daemon.socket_path) as other:
+        used = sum(worker.cpu_times()[:2])
+        for _ in range(50):
+            other.ask(seed(8))
+            time.sleep(0.01)
+        assert sum(worker.cpu_times()[:2]) - used < 0.3, "it is not busy with those that left"
+    redis.send(signal.SIGCONT)
+    assert ask(daemon.socket_path, lookup(b"smtp", b"after that")) == NO_SESSION
+
+
+@pytest.mark.parametrize("victim", ["tlsmgr-farm", "tlsmgr-keeper", "tlsmgr-worker"])
+def test_a_process_that_is_killed_comes_back(pair: Pair, redis: Redis, victim: str) -> None:
+    one, other = pair
+    end = len(one.log())
+    killed = process_named(one, victim)
+    killed.kill()
+    wait_for(lambda: not killed.is_running(), "its end")
+    if victim != "tlsmgr-worker":
+        one.wait_for_log("answers: sessions are shared$", start=end)
+    wait_for(lambda: len(one.workers()) == 1, "a worker")
+    cache_id = b"after the death of " + victim.encode()
+    assert ask(other.socket_path, update(b"smtp", cache_id, SESSION)) == OK
+    wait_for(redis.stored, "a session in the engine")
+    assert ask(one.socket_path, lookup(b"smtp", cache_id)) == found(SESSION)
+    names = sorted(process.name() for process in one.processes())
+    assert names.count("tlsmgr-farm") == names.count("tlsmgr-keeper") == 1
+
+
+def test_no_process_and_no_module_without_a_store(make_daemon: MakeDaemon, secret: Path) -> None:
+    """With the secret of a farm alone; the daemon says at its end which modules it had."""
+    tell = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sorted(sys.modules), 'end of modules', file=sys.stderr))\n"
+    )
+    daemon = make_daemon(f"tlsmgr_farm_secret_file={secret}", sabotage=tell)
+    names = {process.name() for process in daemon.processes()}
+    assert not names & {"tlsmgr-farm", "tlsmgr-keeper"}
+    daemon.stop()
+    modules = daemon.log().splitlines()[-1].split()
+    assert modules[-3:] == ["end", "of", "modules"]
+    assert not [m for m in modules if re.search(r"redis|memcache|farm_|farm\.(seal|engine)", m)]
+
+
+def test_the_client_library_is_in_the_farm_process_only(
+    make_daemon: MakeDaemon, secret: Path, redis: Redis
+) -> None:
+    tell = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*[m for m in sys.modules if m.startswith('redis')],"
+        " 'end of modules', file=sys.stderr))\n"
+    )
+    daemon = shares(make_daemon(*options(secret, redis), sabotage=tell))
+    daemon.stop()
+    assert daemon.log().splitlines()[-1] == "end of modules"
+
+
+def test_a_mistake_is_one_error_line(make_daemon: MakeDaemon, secret: Path) -> None:
+    daemon = make_daemon(*options(secret, "redis://u:hidden@host"))
+    (line,) = [line for line in daemon.lines() if line.startswith("error: ")]
+    assert line == (
+        "error: tlsmgr_farm_store: a password belongs in the file tlsmgr_farm_store_password_file;"
+        " sessions are not shared"
+    )
+    assert ask(daemon.socket_path, update(b"smtp", b"id", SESSION)) == OK
+    assert ask(daemon.socket_path, lookup(b"smtp", b"id")) == found(SESSION)
+    assert "tlsmgr-keeper" not in {process.name() for process in daemon.processes()}
