@@ -90,7 +90,11 @@ class Server:
             process.wait()
 
     def __enter__(self: _Server) -> _Server:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
