@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.daemon_clients import ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon
-from support.raw_client import data_of, seed
+from support.raw_client import data_of, found, lookup, seed, update
 
 WATCHDOG = 2.0  # seconds after which systemd would end the service
 AS_SYSTEMD = """\
@@ -182,3 +183,20 @@ def test_descriptors_for_another_process_are_not_taken(make_daemon: MakeDaemon) 
     finally:
         del os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"]
     assert daemon.socket_path == str(daemon.directory / "private/tlsmgr")
+
+
+def test_it_serves_where_memory_is_never_writable_and_executable(make_daemon: MakeDaemon) -> None:
+    """The kernel's own form of MemoryDenyWriteExecute, NoNewPrivileges and the unit's limits."""
+    hardened = (
+        "import ctypes, resource\n"
+        "prctl = ctypes.CDLL(None).prctl\n"
+        "assert prctl(38, 1, 0, 0, 0) == 0\n"  # PR_SET_NO_NEW_PRIVS
+        "prctl(65, 1, 0, 0, 0)\n"  # PR_SET_MDWE, since Linux 6.3
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (8 << 20, 8 << 20))\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
+    )
+    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=hardened)
+    assert ask(daemon.socket_path, update(b"smtp", b"id", b"session")).startswith(b"status\x000\0")
+    assert ask(daemon.socket_path, lookup(b"smtp", b"id")) == found(b"session")
+    assert daemon.stop() == 0
+    assert not [line for line in daemon.lines() if re.match("(warning|error|fatal|panic):", line)]

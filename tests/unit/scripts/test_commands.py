@@ -153,3 +153,13 @@ def test_a_host_that_runs_this_program_is_left_alone(debian: SmallCheckout) -> N
     launcher.write_text("")
     assert f"tlsmgr-test: fatal: {launcher} is installed" in tlsmgr_test(debian)
     assert not (debian.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--plot", "x", "log"), ("log", "--plot=x")])
+def test_a_package_has_no_matplotlib(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """In a checkout, the same would be fetched."""
+    checkout = SmallCheckout(tmp_path / "own")
+    (checkout.root / "packaged").write_text("install it again\n")
+    done = run(checkout.root / "scripts/tlsmgrctl", "report", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.endswith("does not have what this needs; a checkout fetches it\n")
