@@ -80,14 +80,15 @@ def resolve(directory: Path, constraints: Path | None, requirements: Sequence[st
     command += ["--universal", "--python-version", OLDEST, "--output-file", str(target)]
     if constraints:
         command += ["--constraint", str(constraints)]
-    subprocess.run([*command, str(source)], env=_environment(), check=True)
+    subprocess.run([*command, str(source)], env=_environment(directory), check=True)
     return target
 
 
-def _environment() -> dict[str, str]:
+def _environment(directory: Path) -> dict[str, str]:
     """Return the environment for uv: without its settings, but with pip's index."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("UV_")}
     own |= {"UV_NO_CONFIG": "1", "UV_NO_CACHE": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    own["TMPDIR"] = str(directory)  # uv leaves files there
     pip = [sys.executable, "-I", "-m", "pip", "config", "get", "global.index-url"]
     asked = subprocess.run(pip, capture_output=True, text=True)
     if asked.returncode == 0:
