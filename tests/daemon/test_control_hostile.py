@@ -12,7 +12,7 @@ from support.control_client import ControlConnection, ask, data_of, status_of
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.raw_client import OK, Connection, expect_seed, update
 
-from tlsmgr.wire.control import LINE_LIMIT
+from tlsmgr.control_lines import LINE_LIMIT
 
 SHORT = "from tlsmgr.processes import control\ncontrol.CLIENT_TIMEOUT = 0.5"
 VALID = [b"status\n", b"list smtp\n", b"list smtp match=x%00\n", b"drop lmtp all\n", b"rotate\n"]

@@ -30,7 +30,7 @@ FLOORS = (
     {"service"},
     {"sessions", "tickets", "prng", "farm", "latency", "status_object", "config"},
     {"stats"},
-    {"wire", "shm", "log", "logsockets"},
+    {"wire", "control_lines", "shm", "log", "logsockets"},
 )
 # Neighbours on one floor that may be used; everything else on a floor keeps to itself.
 NEIGHBOURS = {

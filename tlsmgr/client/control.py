@@ -1,6 +1,6 @@
 """control - the client's end of the control socket: one request, any number of reply lines.
 
-The socket is beside the service socket, with ``-control`` at the end of its name; ``wire.control``
+The socket is beside the service socket, with ``-control`` at the end of its name; ``control_lines``
 has the lines. The time limit is for each step: to connect, and from one line to the next. Memory is
 bounded by the length of a line.
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 from tlsmgr.client import DEFAULT_TIMEOUT, Client
 from tlsmgr.client.connection import ProtocolError, RequestFailed, TimedOut, Unavailable
-from tlsmgr.wire.control import ERROR, OK, SUFFIX, ControlRequest, format_request
+from tlsmgr.control_lines import ERROR, OK, SUFFIX, ControlRequest, format_request
 
 LONGEST_LINE = 16 << 20  # bytes
 BLOCK = 1 << 16

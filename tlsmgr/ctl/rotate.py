@@ -10,8 +10,8 @@ import json
 
 from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
+from tlsmgr.control_lines import RotateRequest
 from tlsmgr.ctl.place import add_options, socket_of
-from tlsmgr.wire.control import RotateRequest
 
 SUMMARY = "make a new session ticket key; the one before it still opens its tickets"
 DESCRIPTION = """\

@@ -12,11 +12,11 @@ import argparse
 import sys
 
 from tlsmgr.client.control import ask
+from tlsmgr.control_lines import StatusRequest
 from tlsmgr.ctl import status_view
 from tlsmgr.ctl.place import add_options, socket_of
 from tlsmgr.ctl.status_fetch import read
 from tlsmgr.status_object import SERVING
-from tlsmgr.wire.control import StatusRequest
 
 SUMMARY = "what the daemon is, has and did; exit status 1 if it is degraded or not there"
 DESCRIPTION = """\

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
+from tlsmgr.control_lines import StatusRequest
 from tlsmgr.ctl.place import socket_of
 from tlsmgr.status_object import Malformed, Status, parse
-from tlsmgr.wire.control import StatusRequest
 
 
 def fetcher(arguments: argparse.Namespace) -> Callable[[], Status]:

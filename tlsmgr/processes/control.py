@@ -1,6 +1,6 @@
 """control - the process that answers the control socket, at a low priority, for root and the owner.
 
-One request a connection, as wire/control says. Work is done in pieces of about a millisecond, one
+One request a connection, as control_lines says. Work is done in pieces of about a millisecond, one
 for each client in turn, and only for a client that takes its reply: a slow or stuck one costs
 nobody else anything. Bounds: MOST_CLIENTS at once, LINE_LIMIT bytes of a request, OUTPUT_LIMIT
 bytes of a reply that wait, and CLIENT_TIMEOUT seconds for a whole request, and for a client that
@@ -23,11 +23,11 @@ import time
 from collections.abc import Generator
 
 from tlsmgr import log
+from tlsmgr.control_lines import LINE_LIMIT, OK_LINE, BadLine, error_line, parse
 from tlsmgr.processes import setup
 from tlsmgr.processes.control_commands import Commands, Refused
 from tlsmgr.processes.control_status import Facts
 from tlsmgr.processes.inherited import Inherited
-from tlsmgr.wire.control import LINE_LIMIT, OK_LINE, BadLine, error_line, parse
 
 DEFECT = 1  # exit status: a traceback is in the log
 NICENESS = 5  # workers get three times as much of a CPU that is short

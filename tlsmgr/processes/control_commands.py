@@ -12,16 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tlsmgr import log
-from tlsmgr.prng.pool import EntropyError
-from tlsmgr.processes.control_status import Facts, Moment, make_status
-from tlsmgr.processes.inherited import Inherited
-from tlsmgr.sessions.browse import BrowsedCache
-from tlsmgr.sessions.der import protocol_name
-from tlsmgr.sessions.file import StoreError
-from tlsmgr.sessions.record import Entry
-from tlsmgr.status_object import as_json
-from tlsmgr.tickets import NoRotation
-from tlsmgr.wire.control import (
+from tlsmgr.control_lines import (
     ControlRequest,
     DropRequest,
     ListRequest,
@@ -31,6 +22,15 @@ from tlsmgr.wire.control import (
     quote,
     show_id,
 )
+from tlsmgr.prng.pool import EntropyError
+from tlsmgr.processes.control_status import Facts, Moment, make_status
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.sessions.browse import BrowsedCache
+from tlsmgr.sessions.der import protocol_name
+from tlsmgr.sessions.file import StoreError
+from tlsmgr.sessions.record import Entry
+from tlsmgr.status_object import as_json
+from tlsmgr.tickets import NoRotation
 
 
 class Refused(Exception):

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tlsmgr import log
+from tlsmgr.control_lines import SUFFIX
 from tlsmgr.processes import jail
-from tlsmgr.wire.control import SUFFIX
 
 BACKLOG = 16
 NOBODY_ELSE = 0o177  # umask for mode 0600

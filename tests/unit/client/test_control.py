@@ -12,7 +12,7 @@ from support.scripted_server import ANNOUNCEMENT, HEAR, HOLD, ScriptedServer, St
 
 from tlsmgr.client.connection import ProtocolError, RequestFailed, TimedOut, Unavailable
 from tlsmgr.client.control import LONGEST_LINE, ask
-from tlsmgr.wire.control import DropRequest, ListRequest, StatusRequest
+from tlsmgr.control_lines import DropRequest, ListRequest, StatusRequest
 
 
 def control(tmp_path: Path, *steps: Step) -> ScriptedServer:

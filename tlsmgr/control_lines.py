@@ -1,4 +1,4 @@
-"""control - the lines of the control socket: requests and replies, for both ends.
+"""control_lines - the lines of the control socket: requests and replies, for both ends.
 
 A client sends one request, a line of words: a command, and its arguments in their order, with one
 space between words.

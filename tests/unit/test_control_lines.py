@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlsmgr.wire.control import (
+from tlsmgr.control_lines import (
     BadLine,
     ControlRequest,
     DropRequest,
