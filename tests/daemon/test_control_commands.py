@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 from support.checkout import CHECKOUT
 from support.control_client import status_of
 from support.daemon_process import Daemon, MakeDaemon, wait_for
@@ -46,6 +49,26 @@ def test_status(daemon: Daemon) -> None:
     assert {str(pid) for pid in daemon.worker_pids()} <= {line.split(" ")[0] for line in shown}
     (line,) = output(ctl(daemon, "status", "--json"))
     assert json.loads(line)["pid"] == daemon.pid
+
+
+def test_metrics(daemon: Daemon) -> None:
+    """Of the real daemon: promtool(1) has nothing to say, and no count comes under two names."""
+    store(daemon, b"a")
+    text = output(ctl(daemon, "metrics", "--text"))
+    families = list(parse_text("\n".join([*text, ""])))
+    names = {family.name.removeprefix("postfix_tlsmgr_") for family in families}
+    assert {"requests", "cache_hits", "cache_evictions", "connections"} <= names
+    assert not {"hits", "expired", "evicted", "lookup", "update", "delete", "seed"} & names
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool of the package prometheus is not installed")
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input="\n".join([*text, ""]),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
 
 
 def test_a_degraded_daemon(daemon: Daemon) -> None:

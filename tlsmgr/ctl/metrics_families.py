@@ -28,7 +28,9 @@ PREFIX = "postfix_tlsmgr"
 MEANINGS = {counter.name: counter.meaning for counter in COUNTERS}
 CACHE_REQUESTS = {"lookup": "lookups", "update": "updates", "delete": "deletes"}
 OTHER_REQUESTS = ("seed", "policy", "tktkey")
-IN_FAMILIES = {*CACHE_REQUESTS, *OTHER_REQUESTS, "hits"}  # counters that have labels
+CACHE_EVICTIONS = {"expired": "expired", "evicted": "limit"}  # field, reason
+IN_FAMILIES = {*CACHE_REQUESTS, *OTHER_REQUESTS, *CACHE_EVICTIONS, "hits"}
+"""Counters that are in the families below, with labels."""
 MICRO = 1e-6
 
 
@@ -121,7 +123,6 @@ CACHE_GAUGES = (
     ("size_limit", "size_limit_bytes", "Largest number of bytes."),
     ("oldest_seconds", "oldest_session_age_seconds", "Age of the oldest session."),
 )
-CACHE_EVICTIONS = {"expired": "expired", "evicted": "limit"}  # field, reason
 
 
 def _of_caches(status: Status) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ import pytest
 from support.status_samples import busy, degraded
 
 from tlsmgr.ctl.metrics_families import IN_FAMILIES, registry
-from tlsmgr.stats import COUNTERS
+from tlsmgr.stats import COUNTERS, SUMMED
 from tlsmgr.status_object import Status
 
 NOW = 1_000_000.0
@@ -102,6 +102,13 @@ def test_metrics_have_the_names_of_the_statistics_line(counter: str) -> None:
         )
     else:
         assert values(status)[f"{counter}_total"] == 9
+
+
+@pytest.mark.parametrize("counter", SUMMED)
+def test_a_counter_of_a_cache_comes_once(counter: str) -> None:
+    """By cache, and not once more as the sum over all of them."""
+    status = Status(1, "1.0", 0.0, "serving", counters={counter: 9})
+    assert 9 not in values(status).values()
 
 
 def test_a_counter_of_a_later_version_is_a_metric_too() -> None:
