@@ -143,7 +143,8 @@ def test_no_control_socket_without_a_name() -> None:
     with child:
         child.wait_until_ready()
         child.wait_log(
-            f"warning: cannot make the control socket {path}: there is a file that is no socket;"
+            f"warning: cannot make the control socket private/{path.name}:"
+            " there is a file that is no socket;"
         )
         with Connection(str(child.socket)) as connection:
             assert connection.ask(update(b"smtp", b"one", DER)) == OK

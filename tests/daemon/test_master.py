@@ -139,15 +139,8 @@ def test_descriptors_of_the_parent() -> None:
         assert links[1] == str(child.directory / "stdout")
         assert links[2] == str(child.directory / "stderr")
         assert links[5].startswith("socket:")
-        assert links[6] == f"socket:[{inode_of_listener(child)}]"
+        assert links[6] == f"socket:[{child.listener_inode}]"
         assert all(flags(child.pid, fd) & os.O_CLOEXEC for fd in links if fd > 2)
-
-
-def inode_of_listener(child: MasterChild) -> int:
-    """As the kernel lists it."""
-    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
-    (inode,) = {int(w[6]) for w in lines if w[3] == "00010000" and w[-1] == str(child.socket)}
-    return inode
 
 
 def flags(pid: int, fd: int) -> int:

@@ -106,7 +106,7 @@ def test_the_socket_is_readable_and_who_waits_there_is_greeted(child: MasterChil
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(child.socket))
         client.settimeout(PATIENCE)
-        parking.park(listener.getsockname(), parked.descriptor)
+        parking.park(str(child.socket), parked.descriptor)
         os.close(parked.descriptor)
         child.messages.clear()
         child.start()
@@ -151,7 +151,7 @@ def test_odd_messages(child: MasterChild, case: str) -> None:
     assert isinstance(parked, Parked)
     make, reason = ODD[case]
     memory = make(os.pread(parked.descriptor, 1 << 20, 0))
-    parking.park(listener.getsockname(), memory)
+    parking.park(str(child.socket), memory)
     for descriptor in (parked.descriptor, memory):
         os.close(descriptor)
     expect_new_keys(child, old, reason)
@@ -167,7 +167,7 @@ def test_from_a_stranger(child: MasterChild) -> None:
 
     def leave_it() -> None:
         os.setuid(1)
-        parking.park(listener.getsockname(), parked.descriptor)
+        parking.park(str(child.socket), parked.descriptor)
 
     in_child(leave_it)
     os.close(parked.descriptor)
@@ -181,7 +181,7 @@ def test_two_at_once(child: MasterChild) -> None:
     (parked,) = parking.arrivals(listener)
     assert isinstance(parked, Parked)
     for _ in range(2):
-        parking.park(listener.getsockname(), parked.descriptor)
+        parking.park(str(child.socket), parked.descriptor)
     os.close(parked.descriptor)
     child.start()
     assert key_of(child) == key

@@ -22,6 +22,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -88,6 +89,7 @@ class MasterChild(PostfixSandbox):
         self._postlog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._postlog.bind(str(self.queue / "public" / "postlog"))
         (self.queue / "public" / "postlog").chmod(0o666)
+        self.listener_inode = 0  # of the last listen socket
         self._status: socket.socket | None = None
         self._threads: list[threading.Thread] = []
         self._kept: list[socket.socket] = []
@@ -242,11 +244,22 @@ class MasterChild(PostfixSandbox):
         path = self.socket.with_name(self.socket.name + (str(number) if number else ""))
         path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(path))
+        self._bind(listener, path)
+        self.listener_inode = os.fstat(listener.fileno()).st_ino
         path.chmod(0o666)
         listener.listen(100)
         listener.setblocking(False)
         return listener
+
+    def _bind(self, listener: socket.socket, path: Path) -> None:
+        """Bind to a name relative to queue_directory, as master(8): it holds in the jail too."""
+        here = os.open(".", os.O_RDONLY)
+        try:
+            os.chdir(self.queue)
+            listener.bind(str(path.relative_to(self.queue)))
+        finally:
+            os.fchdir(here)
+            os.close(here)
 
     def _spawn(self, from_five: list[int]) -> int:
         flow_control = os.pipe()
