@@ -148,7 +148,7 @@ def test_workers_that_can_not_boot_end_the_start(make_daemon: MakeDaemon) -> Non
         "tlsmgr_worker_processes=4",
         sabotage="""
 from tlsmgr.processes import setup
-def make_context(inherited, slot):
+def make_context(*_):
     raise RuntimeError("no context to be had")
 setup.make_context = make_context
 """,
@@ -169,7 +169,7 @@ def test_workers_that_die_before_they_serve_end_the_start(make_daemon: MakeDaemo
         sabotage="""
 import os, signal
 from tlsmgr.processes import setup
-def make_context(inherited, slot):
+def make_context(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 setup.make_context = make_context
 """,

@@ -104,7 +104,7 @@ def test_an_interrupted_start_in_the_background_is_none(in_background: Daemon) -
     """After ctrl-C before it serves there is no daemon."""
     sabotage = (
         "import sys, time\nfrom tlsmgr.processes import setup\n"
-        "setup.make_context = lambda inherited, slot: time.sleep(60)\n"
+        "setup.make_context = lambda *_: time.sleep(60)\n"
         "from tlsmgr import standalone\nstandalone._forbid_dumps = lambda: None\n"
         "sys.exit(standalone.main())"
     )
