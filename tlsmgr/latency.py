@@ -5,7 +5,8 @@ requests that wait, and answers them together in three steps: lookups, policies 
 it reads them; then all seeds; then all changes of the caches. It looks at the clock once a step,
 and all requests of a step count with the time of its end: never less than what the client saw, and
 no cost for each request. What waits while the worker is busy with the requests before is not read
-yet, and that time is not in the figures.
+yet, and that time is not in the figures. A lookup that has to write (see
+``sessions.single_use``) counts in the first step all the same.
 
 Buckets are powers of two of microseconds. Each process adds to its own histograms, without a lock;
 when one has died, the parent adds its counts to its own. Nothing here is fatal or logged.

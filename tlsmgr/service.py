@@ -3,7 +3,8 @@
 Run by workers. A handler gets the context (caches, ticket keys, pool) and a well-formed request and
 returns the reply. Requests that cost less together wait for the end of the iteration:
 ``answer_seeds`` answers all seeds with one extract, ``commit_changes`` carries out all updates and
-deletes, in one transaction for each cache. No output is generated before it is requested.
+deletes, in one transaction for each cache, and lookups that forget what they find. No output is
+generated before it is requested.
 
 Rules: Postfix tlsmgr.c (tlsmgr_service). An unknown type or a seed size out of range is the
 client's fault: a Refusal with status -2 and stock's warning. A missing object is status -1. A pool
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tlsmgr import log
 from tlsmgr.prng.pool import EntropyError, Pool
-from tlsmgr.sessions.cache import Change, SessionCache
+from tlsmgr.sessions.cache import Change, SessionCache, Take
 from tlsmgr.stats import INDEX
 from tlsmgr.tickets import NAME_BYTES, TicketKeys
 from tlsmgr.wire import (
@@ -83,7 +84,7 @@ class Deferred(NamedTuple):
     """A change that waits for ``commit_changes``, and the cache it is for."""
 
     cache: SessionCache
-    change: Change
+    change: Change | Take
 
 
 class Remote(NamedTuple):
@@ -139,8 +140,8 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
         for cache in context.caches:
             cache.expired.clear()
         context.counts[_DROPPED] += sum(change.session is not None for _, change in deferred)
-        return [_NOT_DONE] * len(deferred)
-    changes: dict[SessionCache, list[Change]] = {cache: [] for cache in context.caches}
+        return [_reply(change, False) for _, change in deferred]
+    changes: dict[SessionCache, list[Change | Take]] = {cache: [] for cache in context.caches}
     for cache, change in deferred:
         changes[cache].append(change)
     done: dict[SessionCache, Iterator[bool]] = {}
@@ -149,7 +150,13 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
             context.counts[_BATCHES] += 1
             done[cache] = iter(cache.apply(mine, now))
             context.counts[_DROPPED] += cache.take_dropped()
-    return [_DONE if next(done[cache]) else _NOT_DONE for cache, _ in deferred]
+    return [_reply(change, next(done[cache])) for cache, change in deferred]
+
+
+def _reply(change: Change | Take, done: bool) -> bytes:
+    if isinstance(change, Take):
+        return _NOT_FOUND if change.session is None else write_session(change.session)
+    return _DONE if done else _NOT_DONE
 
 
 # One handler a request.
@@ -174,12 +181,12 @@ def _lookup(context: Context, request: Lookup, now: int) -> Reply:
     cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
-    session = None if context.files_blocked[0] else cache.lookup(cache_id, now)
-    if session is None:
+    found = None if context.files_blocked[0] else cache.lookup(cache_id, now)
+    if found is None:
         if context.farm is not None and context.farm.may_ask(cache_type, cache_id):
             return Remote(cache, cache_type, cache_id)
-        return write_reply(Lookup, FAILED)
-    return write_session(session)
+        return _NOT_FOUND
+    return Deferred(cache, found) if isinstance(found, Take) else write_session(found)
 
 
 def _update(context: Context, request: Update, now: int) -> Reply:
@@ -237,6 +244,7 @@ def _bogus_cache_type(request: Policy | Lookup | Update | Delete) -> Refusal:
 
 _BATCHES, _DROPPED = INDEX["batches"], INDEX["dropped"]
 _UNKNOWN_KEYS = INDEX["unknown_keys"]
+_NOT_FOUND = write_reply(Lookup, FAILED)
 _DONE, _NOT_DONE = write_reply(Update, OK), write_reply(Update, FAILED)  # a delete's are the same
 _HANDLERS: Mapping[type[Request], tuple[Callable[[Context, Any, int], Reply], int]] = {
     Seed: (_seed, INDEX["seed"]),

@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tlsmgr.sessions.cache import CacheRules, SessionCache
+from tlsmgr.sessions.cache import SessionCache
 from tlsmgr.sessions.file import StoreFile, map_size_for
 from tlsmgr.sessions.record import Nonces
+from tlsmgr.sessions.rules import CacheRules
 from tlsmgr.sessions.shared import SharedCache
+from tlsmgr.sessions.single_use import make_cache
 from tlsmgr.sessions.store import Record, Store, create
 from tlsmgr.shm import SharedMemory
 
@@ -42,9 +44,10 @@ class CacheFiles:
         logging: bool = False,
         encrypted: bool = True,
         map_size: int = 0,
+        single_use: str = "no",
     ) -> None:
         """``map_size``: as if the disk had room for no more than that."""
-        self.rules = CacheRules("smtp", timeout, size_limit, entry_limit, logging)
+        self.rules = CacheRules("smtp", timeout, size_limit, entry_limit, logging, single_use)
         memory = SharedMemory(65536)
         self.shared = SharedCache(memory, os.urandom(64), encrypted)
         self.directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -57,7 +60,7 @@ class CacheFiles:
     def cache(self) -> SessionCache:
         """The cache as a worker has it; what this process had open before is closed."""
         self.close()
-        cache = SessionCache(self.rules, self.shared, self.file, Nonces(os.getpid()))
+        cache = make_cache(self.rules, self.shared, self.file, Nonces(os.getpid()))
         self._open.append(cache)
         return cache
 

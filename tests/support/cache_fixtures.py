@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 from support.cache_files import MIB, CacheFiles
 
-from tlsmgr.sessions.cache import Change, SessionCache
+from tlsmgr.sessions.cache import Change, SessionCache, Take
 
 NOW = 1_795_220_454
 T = 120
@@ -24,6 +24,7 @@ class MakeFiles(Protocol):
         entry_limit: int = 0,
         logging: bool = False,
         encrypted: bool = True,
+        single_use: str = "no",
     ) -> CacheFiles: ...
 
 
@@ -38,6 +39,7 @@ def make_files(tmp_path: Path) -> Iterator[MakeFiles]:
         entry_limit: int = 0,
         logging: bool = False,
         encrypted: bool = True,
+        single_use: str = "no",
     ) -> CacheFiles:
         directory = tmp_path / str(len(made))
         directory.mkdir()
@@ -49,6 +51,7 @@ def make_files(tmp_path: Path) -> Iterator[MakeFiles]:
                 entry_limit=entry_limit,
                 logging=logging,
                 encrypted=encrypted,
+                single_use=single_use,
             )
         )
         return made[-1]
@@ -73,4 +76,5 @@ def lookup(cache: SessionCache, cache_id: bytes, now: int = NOW) -> bytes | None
     """A lookup in a turn of its own."""
     found = cache.lookup(cache_id, now)
     cache.end_reading()
+    assert not isinstance(found, Take)
     return found

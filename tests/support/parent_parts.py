@@ -17,9 +17,9 @@ from tlsmgr.processes.inherited import STALL_TIME, CachePlan, Inherited, Scorebo
 from tlsmgr.processes.janitor import Directory, Duties, Located, Message
 from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.setup import Slots
-from tlsmgr.sessions.cache import CacheRules
 from tlsmgr.sessions.file import FileMark, StoreFile
 from tlsmgr.sessions.record import KEY_BYTES
+from tlsmgr.sessions.rules import CacheRules
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tlsmgr.config.load import Configuration
-from tlsmgr.config.parameters import CACHE_TYPES
+from tlsmgr.config.parameters import CACHE_TYPES, NO
 from tlsmgr.config.redirect import WritableDir, base_name, redirect
 from tlsmgr.config.syntax import Warn
 from tlsmgr.log import Fatal
@@ -51,7 +51,7 @@ class CacheSettings:
 
     `table` is the database as in main.cf, empty for none. `timeout` is in seconds, 0 for off;
     `size_limit` is in bytes; an `entry_limit` of 0 means no limit. `log_activity` turns on a log
-    line for each event.
+    line for each event. `single_use` is one of SINGLE_USE.
     """
 
     cache_type: str
@@ -60,6 +60,7 @@ class CacheSettings:
     size_limit: int
     entry_limit: int
     log_activity: bool
+    single_use: str = NO
 
     @property
     def cachable(self) -> bool:
@@ -106,6 +107,10 @@ def _settings(conf: Configuration, cache_type: str, warn: Warn) -> CacheSettings
     timeout = session_timeout(conf.seconds(f"{cache_type}_tls_session_cache_timeout"))
     table = conf.text(f"{cache_type}_tls_session_cache_database")
     cachable = bool(table) and timeout > 0
+    single_use = conf.text("tlsmgr_single_use_tickets") if cache_type != "smtpd" else NO
+    if cachable and single_use != NO and table.startswith(f"{REMOTE_TYPE}:"):
+        warn(f"tlsmgr_single_use_tickets has no effect on the {cache_type} cache, {table}")
+        single_use = NO
     return CacheSettings(
         cache_type=cache_type,
         table=table,
@@ -113,6 +118,7 @@ def _settings(conf: Configuration, cache_type: str, warn: Warn) -> CacheSettings
         size_limit=conf.number(f"{cache_type}_tls_session_cache_size_limit"),
         entry_limit=conf.number(f"{cache_type}_tls_session_cache_entry_limit"),
         log_activity=cachable and _logs_caches(conf, f"{cache_type}_tls_loglevel", warn),
+        single_use=single_use,
     )
 
 

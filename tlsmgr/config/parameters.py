@@ -13,6 +13,9 @@ from tlsmgr.config.values import SIZE_UNITS, Kind, Parameter
 CACHE_TYPES = ("smtpd", "smtp", "lmtp")
 """The session caches, in Postfix's order."""
 
+SINGLE_USE = NO, YES, STRICT = "no", "yes", "strict"
+"""Whether a TLS 1.3 session is forgotten once a lookup gave it out: tlsmgr_single_use_tickets."""
+
 CACHE_TIMEOUT_LIMIT = 8640000
 """Longest life of a session in seconds: 100 days."""
 
@@ -132,6 +135,15 @@ OURS = (
             minimum=0,
         )
         for cache_type in CACHE_TYPES
+    ),
+    Parameter(
+        "tlsmgr_single_use_tickets",
+        Kind.CHOICE,
+        NO,
+        "Whether a lookup in the smtp or lmtp cache forgets the TLS 1.3 session that it gives out, "
+        "so that connections do not use the same session ticket. Then up to 8 such sessions are "
+        "kept for each cache id. With yes, the last one of an id stays; with strict, it does not.",
+        choices=SINGLE_USE,
     ),
     Parameter(
         "tlsmgr_statistics_interval",

@@ -143,10 +143,17 @@ def _convert(row: Parameter, text: str) -> Value:
     if row.kind is Kind.TIME and not _TIME.fullmatch(text):
         raise ValueError(f'{_BAD[row.kind]} "{text}"')
     if isinstance(value, str):
-        return value
+        return _choice(row, value) if row.choices else value
     show = _SHOW.get(row.kind, str)
     if row.minimum is not None and value < row.minimum:
         raise ValueError(f'"{text}" is below the minimum of {show(row.minimum)}')
     if row.maximum is not None and value > row.maximum:
         raise ValueError(f'"{text}" is above the maximum of {show(row.maximum)}')
     return value
+
+
+def _choice(row: Parameter, text: str) -> str:
+    """Return the one of the choices that the text is, in any case."""
+    if text.lower() not in row.choices:
+        raise ValueError(f'not one of {", ".join(row.choices)}: "{text}"')
+    return text.lower()

@@ -39,6 +39,7 @@ class Kind(Enum):
     SHORT_TIME = "short time"
     FLAG = "yes or no"
     PATH = "absolute path"
+    CHOICE = "one of several words"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Parameter:
     `default` is written as in a configuration file; those of myhostname and mydomain depend on
     the machine. `purpose` is printed in the manual page. `minimum` and `maximum` bound a number, a
     size in bytes, a time in seconds, a short time in milliseconds, or the length of a text in
-    bytes; None means no bound.
+    bytes; None means no bound. `choices` are the values of a CHOICE, in lower case;
+    `tlsmgr_cf` looks at them.
     """
 
     name: str
@@ -57,14 +59,15 @@ class Parameter:
     purpose: str
     minimum: int | None = None
     maximum: int | None = None
+    choices: tuple[str, ...] = ()
 
 
 def convert(kind: Kind, name: str, text: str, minimum: int | None, maximum: int | None) -> Value:
     """Return the value of parameter `name`, whose expanded text is `text`.
 
-    The bounds are those of `Parameter`. The value is a str for TEXT and PATH, a bool for FLAG,
-    otherwise an int: for SIZE in bytes, for TIME in seconds, for SHORT_TIME in milliseconds. Raise
-    Fatal for a bad value.
+    The bounds are those of `Parameter`. The value is a str for TEXT, PATH and CHOICE, a bool
+    for FLAG, otherwise an int: for SIZE in bytes, for TIME in seconds, for SHORT_TIME in
+    milliseconds. Raise Fatal for a bad value.
     """
     return _CONVERSIONS[kind](name, text, minimum, maximum)
 
@@ -162,6 +165,7 @@ _CONVERSIONS: dict[Kind, Callable[[str, str, int | None, int | None], Value]] = 
     Kind.SHORT_TIME: _short_time,
     Kind.FLAG: _flag,
     Kind.PATH: _path,
+    Kind.CHOICE: _text,
 }
 
 

@@ -36,7 +36,7 @@ from tlsmgr.farm.messages import (
 from tlsmgr.processes.connections import AWAY, Connection, Connections
 from tlsmgr.processes.farm_plan import FarmPlan
 from tlsmgr.service import Deferred, Remote
-from tlsmgr.sessions.cache import Change
+from tlsmgr.sessions.cache import Change, Take
 from tlsmgr.stats import INDEX
 from tlsmgr.wire import FAILED, Lookup, write_reply, write_session
 
@@ -140,6 +140,8 @@ class FarmLink:
         entry = None
         if answer.which != NO_KEY:
             entry = codec.decode(asked.keys[answer.which], answer.value, now)
+        if entry is not None and not asked.remote.cache.may_share(entry.session):
+            entry = None
         if entry is not None:
             self._counts[_FOUND] += 1
             if not self._is_changed(asked):
@@ -203,7 +205,9 @@ class FarmLink:
         for cache, change in changes:
             cache_type = cache.rules.cache_type.encode()
             lane = self._plan.caches.get(cache_type)
-            if lane is not None:
+            if lane is None or isinstance(change, Take):
+                continue
+            if change.session is None or cache.may_share(change.session):
                 self._pass_on(cache_type, lane, change, now)
         self._send()
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlsmgr import log
 from tlsmgr.latency import LatencyTable
 from tlsmgr.prng.pool import Pool
-from tlsmgr.sessions.cache import CacheRules
 from tlsmgr.sessions.file import CLOSED, StoreFile
+from tlsmgr.sessions.rules import CacheRules
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats

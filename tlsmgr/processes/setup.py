@@ -27,7 +27,6 @@ from tlsmgr.prng.pool import EntropyError, Pool
 from tlsmgr.processes.inherited import CachePlan, Inherited, Scoreboard
 from tlsmgr.processes.names import name_process as name_process
 from tlsmgr.service import CacheType, Context
-from tlsmgr.sessions.cache import CacheRules, SessionCache
 from tlsmgr.sessions.lmdb_file import preload as preload_lmdb
 from tlsmgr.sessions.record import (
     DIGEST_BYTES,
@@ -38,7 +37,9 @@ from tlsmgr.sessions.record import (
     Seal,
     SealKey,
 )
+from tlsmgr.sessions.rules import CacheRules
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
+from tlsmgr.sessions.single_use import make_cache
 from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
 from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
@@ -190,6 +191,7 @@ def _rules(cache: CacheSettings) -> CacheRules:
         cache.size_limit,
         cache.entry_limit,
         cache.log_activity,
+        cache.single_use,
     )
 
 
@@ -214,7 +216,7 @@ def make_context(inherited: Inherited, slot: int, farm: FarmLink | None = None) 
     inherited.ticket_keys.attach(slot)
     nonces = Nonces(inherited.process_number.value)
     caches = {
-        plan.rules.cache_type.encode(): SessionCache(
+        plan.rules.cache_type.encode(): make_cache(
             plan.rules, plan.shared, plan.file, nonces, inherited.stats.cache_row(slot, i)
         )
         for i, plan in enumerate(inherited.caches)

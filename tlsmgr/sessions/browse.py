@@ -14,9 +14,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from tlsmgr.sessions.cache import CacheRules, log_delete
 from tlsmgr.sessions.file import StoreError, StoreFile
 from tlsmgr.sessions.record import Entry
+from tlsmgr.sessions.rules import CacheRules, log_delete
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
 

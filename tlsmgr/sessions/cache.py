@@ -37,6 +37,7 @@ from tlsmgr.sessions.file import (
     StoreLost,
 )
 from tlsmgr.sessions.record import Entry, Nonces, Seal, saved_time
+from tlsmgr.sessions.rules import CLOCK_SLACK, CacheRules, id_text, log_delete
 from tlsmgr.sessions.shared import SharedCache, Usage
 from tlsmgr.sessions.store import Batch, Record, Store, size_limit_in
 from tlsmgr.stats import CACHE_INDEX, private_cache_row
@@ -44,24 +45,9 @@ from tlsmgr.stats import CACHE_INDEX, private_cache_row
 WARNING_INTERVAL = 600.0  # seconds between two warnings about the same problem
 EVICTED_WHEN_FULL = 4  # records, each time that there is no room for an update
 TRIES = 20  # to make room for an update; a large session needs pages in a row
-CLOCK_SLACK = 86400  # seconds that an entry may be saved in the future
 
-_HITS, _MISSES, _UPDATES = CACHE_INDEX["hits"], CACHE_INDEX["misses"], CACHE_INDEX["updates"]
+HITS, MISSES, _UPDATES = CACHE_INDEX["hits"], CACHE_INDEX["misses"], CACHE_INDEX["updates"]
 _DELETES, _EXPIRED, _EVICTED = (CACHE_INDEX[name] for name in ("deletes", "expired", "evicted"))
-
-
-class CacheRules(NamedTuple):
-    """The configuration of one cache. Times in seconds; 0 entries: no such limit."""
-
-    cache_type: str
-    timeout: int
-    size_limit: int
-    entry_limit: int
-    logging: bool
-
-    def is_expired(self, saved: int, now: int) -> bool:
-        """Return whether an entry saved at that time does not count any more."""
-        return saved + self.timeout < now or saved > now + CLOCK_SLACK
 
 
 class Change(NamedTuple):
@@ -76,6 +62,19 @@ class Change(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Change({'delete' if self.session is None else 'update'})"
+
+
+class Take:
+    """A lookup that has to write, because it forgets what it gives out; see ``single_use``.
+
+    ``session`` is what it found, once it is done: None for nothing.
+    """
+
+    __slots__ = ("cache_id", "session")
+
+    def __init__(self, cache_id: bytes) -> None:
+        self.cache_id = cache_id
+        self.session: bytes | None = None
 
 
 class SessionCache:
@@ -128,32 +127,43 @@ class SessionCache:
         self._file = None
         self._close_store()
 
-    def lookup(self, cache_id: bytes, now: int) -> bytes | None:
-        """Return the session, or None when there is none or it is expired at ``now``."""
+    def may_share(self, session: bytes) -> bool:
+        """Return whether other hosts may have this session as well."""
+        return True
+
+    def lookup(self, cache_id: bytes, now: int) -> bytes | Take | None:
+        """Return the session, or None when there is none or it is expired at ``now``.
+
+        A cache whose sessions are used once may return a Take for ``apply`` instead.
+        """
         entry = self._read(cache_id)
         if self.rules.logging:
             self._log_lookup(cache_id, entry)
         if entry is None:
-            self._counts[_MISSES] += 1
+            self._counts[MISSES] += 1
             return None
         if not now - self._timeout <= entry.saved <= now + CLOCK_SLACK:  # as in is_expired
             self.expired.append(cache_id)
-            self._counts[_MISSES] += 1
+            self._counts[MISSES] += 1
             return None
-        self._counts[_HITS] += 1
+        self._counts[HITS] += 1
         return entry.session
 
-    def apply(self, changes: Sequence[Change], now: int) -> list[bool]:
+    def apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
         """Carry out the changes in order, as one transaction that is visible to all on return.
 
-        Return for each whether it was done: an update always is, a delete when there was an entry.
+        Return for each whether it was done: an update always is, a delete when there was an entry,
+        a Take when it found a session.
         """
+        self._count(changes)
+        return self._apply_all(changes, now)
+
+    def _count(self, changes: Sequence[Change | Take]) -> None:
         updates = sum(change.session is not None for change in changes)
         self._counts[_UPDATES] += updates
         self._counts[_DELETES] += len(changes) - updates
-        return self._apply_all(changes, now)
 
-    def _apply_all(self, changes: Sequence[Change], now: int) -> list[bool]:
+    def _apply_all(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
         for _ in range(TRIES):
             try:
                 return self._apply(changes, now)
@@ -226,14 +236,17 @@ class SessionCache:
     def _read(self, cache_id: bytes) -> Entry | None:
         if self._store is None:
             return None
+        record = self._read_record(self._store, self._seal.digest(cache_id))
+        return None if record is None else self._seal.decrypt(*record)
+
+    def _read_record(self, store: Store, digest: bytes) -> Record | None:
         try:
-            record = self._store.read(self._seal.digest(cache_id))
+            return store.read(digest)
         except StoreError as error:
             self._complain(error)
             return None
-        return None if record is None else self._seal.decrypt(*record)
 
-    def _not_stored(self, changes: Sequence[Change]) -> list[bool]:
+    def _not_stored(self, changes: Sequence[Change | Take]) -> list[bool]:
         """Return the answers when nothing could be done."""
         mark = self._mark
         is_behind = (
@@ -244,7 +257,7 @@ class SessionCache:
         )
         return [change.session is not None and not is_behind for change in changes]
 
-    def _apply(self, changes: Sequence[Change], now: int) -> list[bool]:
+    def _apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
         if self._store is None:
             return self._not_stored(changes)
         with self._store.writing() as batch:
@@ -259,31 +272,37 @@ class SessionCache:
             self._evict_more(self._store)
         return done
 
-    def _change(self, batch: Batch, change: Change, now: int) -> bool:
+    def _change(self, batch: Batch, change: Change | Take, now: int) -> bool:
         digest = self._seal.digest(change.cache_id)
-        if change.session is None:
+        if isinstance(change, Take) or change.session is None:
             log_delete(self.rules, change.cache_id)
-            return _remove(batch, digest)
+            return remove(batch, digest)
         if change.saved and batch.find(digest) is not None:
             return True
-        entry = Entry(change.saved or now, change.cache_id, change.session)
+        self._put(batch, digest, Entry(change.saved or now, change.cache_id, change.session))
+        return True
+
+    def _put(self, batch: Batch, digest: bytes, entry: Entry) -> None:
         self._log_update(entry)
-        if len(change.session) > self._size_limit:  # it would evict all others, then itself
-            _remove(batch, digest)
+        if len(entry.session) > self._size_limit:  # it would evict all others, then itself
+            remove(batch, digest)
         else:
             serial = batch.next_serial()
             batch.put(Record(digest, serial, self._seal.encrypt(digest, serial, entry)))
-        return True
+
+    def _digests(self, cache_id: bytes) -> tuple[bytes, ...]:
+        """Return the digests under which there may be sessions of this id."""
+        return (self._seal.digest(cache_id),)
 
     def _delete_if_expired(self, batch: Batch, cache_id: bytes, now: int) -> None:
-        digest = self._seal.digest(cache_id)
-        record = batch.find(digest)
-        entry = None if record is None else self._seal.decrypt(*record)
-        if record is None or entry is None or not self.rules.is_expired(entry.saved, now):
-            return
-        batch.remove(record)
-        self._counts[_EXPIRED] += 1
-        log_delete(self.rules, cache_id)
+        for digest in self._digests(cache_id):
+            record = batch.find(digest)
+            entry = None if record is None else self._seal.decrypt(*record)
+            if record is None or entry is None or not self.rules.is_expired(entry.saved, now):
+                continue
+            batch.remove(record)
+            self._counts[_EXPIRED] += 1
+            log_delete(self.rules, cache_id)
 
     # Limits.
 
@@ -339,35 +358,26 @@ class SessionCache:
             self._mark.report_damage(inode if self._store is None else self._store.inode)
 
     def _log_lookup(self, cache_id: bytes, entry: Entry | None) -> None:
-        log.info(f"lookup {self.rules.cache_type} session id={_text(cache_id)}")
+        log.info(f"lookup {self.rules.cache_type} session id={id_text(cache_id)}")
         if entry is not None:
             log.info(f"read {self._described(entry)}")
 
     def _log_update(self, entry: Entry) -> None:
         if self.rules.logging:
             log.info(
-                f"put {self.rules.cache_type} session id={_text(entry.cache_id)}"
+                f"put {self.rules.cache_type} session id={id_text(entry.cache_id)}"
                 f" [data {len(entry.session)} bytes]"
             )
             log.info(f"write {self._described(entry)}")
 
     def _described(self, entry: Entry) -> str:
         return (
-            f"{self.rules.cache_type} TLS cache entry {_text(entry.cache_id)}:"
+            f"{self.rules.cache_type} TLS cache entry {id_text(entry.cache_id)}:"
             f" time={entry.saved} [data {len(entry.session)} bytes]"
         )
 
 
-def log_delete(rules: CacheRules, cache_id: bytes) -> None:
-    """Log that a session is deleted, where the log level asks for it."""
-    if rules.logging:
-        log.info(f"delete {rules.cache_type} session id={_text(cache_id)}")
-
-
-def _remove(batch: Batch, digest: bytes) -> bool:
+def remove(batch: Batch, digest: bytes) -> bool:
+    """Delete the session that has this digest; return whether there was one."""
     record = batch.find(digest)
     return record is not None and batch.remove(record)
-
-
-def _text(cache_id: bytes) -> str:
-    return cache_id.decode("utf-8", "surrogateescape")

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from tlsmgr import log
-from tlsmgr.sessions.cache import CacheRules, log_delete
 from tlsmgr.sessions.file import StoreError, StoreFile
 from tlsmgr.sessions.record import saved_time
+from tlsmgr.sessions.rules import CacheRules, log_delete
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
 from tlsmgr.stats import CACHE_INDEX, private_cache_row

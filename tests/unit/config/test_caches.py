@@ -75,6 +75,19 @@ def test_all_that_is_said_about_one_cache(tmp_path: Path) -> None:
     assert caches[1].cachable
 
 
+def test_tickets_are_used_once_in_the_caches_of_clients(tmp_path: Path) -> None:
+    (tmp_path / "tlsmgr.cf").write_text("tlsmgr_single_use_tickets = strict\n")
+    caches, warnings = settings_of(
+        tmp_path,
+        smtpd__database=f"btree:{tmp_path}/smtpd_scache",
+        smtp__database=f"btree:{tmp_path}/smtp_scache",
+        lmtp__database=f"memcache:{tmp_path}/lmtp.cf",
+    )
+    assert [cache.single_use for cache in caches] == ["no", "strict", "no"]
+    effect = "tlsmgr_single_use_tickets has no effect on the lmtp cache"
+    assert warnings == [f"{effect}, memcache:{tmp_path}/lmtp.cf"]
+
+
 @pytest.mark.parametrize("kind", ["btree", "hash", "lmdb", "dbm", "sdbm"])
 def test_types_that_select_our_store(tmp_path: Path, kind: str) -> None:
     place, _ = place_of(tmp_path, lmtp__database=f"{kind}:{tmp_path}/x")

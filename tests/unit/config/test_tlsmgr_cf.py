@@ -102,6 +102,11 @@ def test_sizes_have_suffixes(tmp_path: Path, text: str, size: int) -> None:
             "wrong",
             'bad time "wrong"; using the default 600s',
         ),
+        (
+            "tlsmgr_single_use_tickets",
+            "maybe",
+            'not one of no, yes, strict: "maybe"; using the default no',
+        ),
         ("tlsmgr_statistics_interval", "-1", 'bad time "-1"; using the default 600s'),
         ("tlsmgr_statistics_interval", "10sfoo", 'bad time "10sfoo"; using the default 600s'),
         (
@@ -137,6 +142,13 @@ def test_a_path_may_be_empty_or_refer_to_a_directory(tmp_path: Path) -> None:
     for value, path in [("$config_directory/farm", f"{tmp_path}/farm"), ("/a b", "/a b"), ("", "")]:
         conf, warnings, errors = load_text(tmp_path, f"{name} = {value}\n")
         assert (conf.text(name), warnings, errors) == (path, [], [])
+
+
+@pytest.mark.parametrize("value", ["no", "Yes", "STRICT"])
+def test_a_choice_may_be_in_any_case(tmp_path: Path, value: str) -> None:
+    conf, warnings, errors = load_text(tmp_path, f"tlsmgr_single_use_tickets = {value}\n")
+    assert conf.text("tlsmgr_single_use_tickets") == value.lower()
+    assert (warnings, errors) == ([], [])
 
 
 def test_the_smallest_and_the_largest_values_are_good(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from support.session_bytes import TLS_1_2, session
 
 from tlsmgr.farm.codec import Found, Item
 from tlsmgr.farm.messages import (
@@ -27,9 +28,11 @@ from tlsmgr.processes.connections import AWAY, WAITING, Connection, Connections
 from tlsmgr.processes.farm_link import MOST_LATE, MOST_MISSES, FarmLink
 from tlsmgr.processes.farm_plan import FarmPlan
 from tlsmgr.service import Deferred, Remote
-from tlsmgr.sessions.cache import CacheRules, Change, SessionCache
+from tlsmgr.sessions.cache import Change, SessionCache, Take
 from tlsmgr.sessions.record import Nonces
+from tlsmgr.sessions.rules import CacheRules
 from tlsmgr.sessions.shared import SharedCache
+from tlsmgr.sessions.single_use import make_cache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import COUNTERS, INDEX
 from tlsmgr.wire import FAILED, Lookup, write_reply, write_session
@@ -48,6 +51,8 @@ class PlainCodec:
         return None if session == b"too large" else Item(b"1" + cache_id, session, 60)
 
     def decode(self, key: bytes, value: bytes, now: int) -> Found | None:
+        if value.startswith(b"0"):  # a session of ``session_bytes``
+            return Found(now - 5, value)
         return None if value == b"damaged" else Found(now - 5, key + b"=" + value)
 
 
@@ -197,6 +202,27 @@ def test_changes_are_passed_on(bench: Bench) -> None:
     assert bench.sent() == [Store(0, b"1a", b"session", 60), Remove(0, (b"1b", b"2b"))]
     assert bench.count("farm_dropped") == 1
     assert not bench.link.may_ask(b"smtp", b"b")
+
+
+def test_sessions_that_are_used_once_are_not_shared(bench: Bench) -> None:
+    """Not those of TLS 1.3: another host could use the same ticket. Others are, as ever."""
+    rules = bench.cache.rules._replace(single_use="strict")
+    cache = make_cache(rules, bench.cache._shared, None, Nonces(1))
+    older = session("older", TLS_1_2)
+    changes: list[Change | Take] = [
+        Change(b"a", session("a")),
+        Take(b"a"),
+        Change(b"b", older),
+        Change(b"c", None),
+    ]
+    bench.link.write_behind([Deferred(cache, change) for change in changes], NOW)
+    assert bench.sent() == [Store(0, b"1b", older, 60), Remove(0, (b"1c", b"2c"))]
+    for number, (found, reply) in enumerate([(session("x"), NOT_FOUND), (older, None)], 1):
+        bench.link.ask(bench.connection, Remote(cache, b"smtp", b"%d" % number), NOW)
+        bench.run()
+        bench.answer(number, 0, found)
+        assert bench.run() == [(bench.connection, reply or write_session(found))]
+    assert [fill.change.session for fill in bench.link.fills] == [older]
 
 
 def test_a_farm_process_that_reads_nothing_blocks_nobody(bench: Bench) -> None:

@@ -5,20 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.session_bytes import sequence
 
 from tlsmgr.sessions.der import TLS_1_3, protocol_name, protocol_version
 
 HEAD = bytes.fromhex("020101 02020304 04021302")  # version 1, TLS 1.3, a cipher
 LONG = HEAD + bytes(1000)
-
-
-def sequence(content: bytes) -> bytes:
-    """A SEQUENCE with this content, its length in the shortest form."""
-    length = len(content)
-    if length < 0x80:
-        return bytes([0x30, length]) + content
-    size = (length.bit_length() + 7) // 8
-    return bytes([0x30, 0x80 | size]) + length.to_bytes(size, "big") + content
 
 
 @pytest.mark.parametrize("content", [HEAD, HEAD + bytes(150), LONG, HEAD + bytes(70000)])
