@@ -11,7 +11,7 @@ Nothing here is fatal or logged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tlsmgr.shm import SharedMemory
@@ -96,11 +96,22 @@ class Stats:
         """Return the sums over all slots by name, for one cache."""
         return _sums(self.cache_row(slot, cache) for slot in range(len(self._rows)))
 
-    def add_totals(self, totals: Mapping[str, int]) -> None:
-        """Add the totals of an earlier daemon to slot 0; a name that is not known is left out."""
+    def dump(self, caches: Sequence[str]) -> dict[str, int]:
+        """Return all totals, for the next daemon: those of a cache as `smtp.hits`, for example."""
+        totals = dict(self.totals())
+        for i, cache in enumerate(caches):
+            totals |= {f"{cache}.{name}": count for name, count in self.cache_totals(i).items()}
+        return totals
+
+    def restore(self, totals: Mapping[str, int], caches: Sequence[str]) -> None:
+        """Add what an earlier daemon dumped to slot 0; a name that is not known is left out."""
+        places = dict(INDEX)
+        for number, cache in enumerate(caches):
+            start = len(COUNTERS) + number * len(CACHE_COUNTERS)
+            places |= {f"{cache}.{name}": start + i for name, i in CACHE_INDEX.items()}
         for name, count in totals.items():
-            if name in INDEX:
-                self._rows[0][INDEX[name]] += count
+            if name in places:
+                self._rows[0][places[name]] += count
 
     def collect(self, slot: int) -> None:
         """Move the counts of a dead process to slot 0: the parent, after it reaped it."""

@@ -6,8 +6,9 @@ for a missing field and ignores unknown ones, so that daemon and reader may diff
 `Malformed` is raised for a value of the wrong type.
 
 Times are in seconds before now ("age", "last", "oldest", "saved") or after now ("next"); they are
-null when there is no such moment. Counts are since the daemon's start, over all its workers, and
-never decrease. Bucket counts are not cumulative. There are no ids, sessions or keys in the object.
+null when there is no such moment. Counts are over all workers of the daemon, and never decrease;
+those of caches, and `counters`, go on at a reload. Bucket counts are not cumulative. There are
+no ids, sessions or keys in the object.
 """
 
 from __future__ import annotations

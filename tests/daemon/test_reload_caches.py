@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.control_client import status_of
 from support.daemon_clients import ask
 from support.master_child import NEEDS_POSTFIX, MasterChild
 from support.raw_client import NO_SESSION, OK, Connection, found, lookup, tktkey, update
@@ -61,6 +62,18 @@ def test_sessions_are_found_after_four_reloads(child: MasterChild) -> None:
         assert kept(child, b"smtp", number)
     assert [path.stat().st_ino for path in sorted(child.data.glob("*.sessions"))] == inodes
     assert child.texts("warning") == []
+
+
+def test_counts_of_caches_go_on(child: MasterChild) -> None:
+    assert kept(child, b"smtp")
+    before = status_of(str(child.socket))["caches"]["smtp"]
+    assert (before["hits"], before["updates"]) == (COUNT, COUNT)
+    child.reload()
+    assert not kept(child, b"smtp", b"none")
+    after = status_of(str(child.socket))
+    changed = {"lookups": 2 * COUNT, "oldest_seconds": 0}
+    assert after["caches"]["smtp"] | {"oldest_seconds": 0} == before | changed
+    assert after["counters"]["hits"] == COUNT
 
 
 def remove(child: MasterChild) -> None:

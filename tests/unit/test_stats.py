@@ -97,10 +97,22 @@ def test_the_counts_of_the_dead_are_kept() -> None:
 def test_totals_of_an_earlier_daemon_are_added() -> None:
     stats = make()
     count(stats, 2, "seed", 3)
-    stats.add_totals({"seed": 4, "lookup": 1, "of a later version": 9})
+    stats.restore({"seed": 4, "lookup": 1, "of a later version": 9}, ["smtpd", "smtp"])
     assert stats.totals()["seed"] == 7
     assert stats.counts(0)["lookup"] == 1
     assert sum(stats.totals().values()) == 8
+
+
+def test_totals_of_a_cache_go_to_the_cache_of_that_name() -> None:
+    """Their order may differ, and one may be gone."""
+    earlier, stats = make(), make()
+    earlier.cache_row(1, 0)[CACHE_INDEX["hits"]] += 2
+    earlier.cache_row(2, 1)[CACHE_INDEX["misses"]] += 3
+    stats.cache_row(1, 1)[CACHE_INDEX["hits"]] += 1
+    stats.restore(earlier.dump(["smtp", "smtpd"]), ["lmtp", "smtp"])
+    assert not any(stats.cache_totals(0).values())
+    assert stats.cache_totals(1) == {**dict.fromkeys(CACHE_INDEX, 0), "hits": 3}
+    assert stats.totals()["hits"] == 3
 
 
 def test_the_counters_of_a_cache() -> None:

@@ -49,7 +49,7 @@ def leave(inherited: Inherited, address: str, parent: int, now: int) -> None:
         parent=parent,
         time=now,
         ticket_keys=inherited.ticket_keys.dump(),
-        statistics=inherited.stats.totals(),
+        statistics=inherited.stats.dump(_names(inherited)),
         caches={
             plan.rules.cache_type: CacheMessage(
                 plan.table, plan.rules.size_limit, plan.shared.dump(now)
@@ -70,6 +70,11 @@ def leave(inherited: Inherited, address: str, parent: int, now: int) -> None:
         pass
     except (OSError, TypeError) as error:  # TypeError: the address of another kind of socket
         _warn_of_failure(getattr(error, "strerror", None) or "not a UNIX-domain socket")
+
+
+def _names(inherited: Inherited) -> list[str]:
+    """Return the types of the caches, in their order."""
+    return [plan.rules.cache_type for plan in inherited.caches]
 
 
 def _warn_of_failure(reason: str) -> None:
@@ -124,7 +129,7 @@ def apply(inherited: Inherited, message: Message, now: int) -> None:
     changed = policy_digest.changes(message.policy, inherited.policy)
     if not changed:
         inherited.ticket_keys.restore(message.ticket_keys, now)
-    inherited.stats.add_totals(message.statistics)
+    inherited.stats.restore(message.statistics, _names(inherited))
     name = inherited.ticket_keys.name_of_current(now)
     taken = [f"session ticket key {name}" if name else "no session ticket key"]
     for plan in inherited.caches:
