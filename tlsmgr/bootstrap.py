@@ -12,15 +12,20 @@ The note stays open across the jail. Its only effect is which tlsmgr runs next, 
 until the next reload. Without a note (a test start, a start by hand) a failure is fatal, as usual.
 
 Runs in the parent only. Standard library only, as little of it as possible: each import here is one
-more thing that can break.
+more thing that can break, and that clients wait for at a reload. Before the daemon is imported, the
+workers before it are told to serve meanwhile (see processes.bridge).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tlsmgr.processes.bridge import Met
+
+LISTEN_FD = 6  # as in processes.master
 NOTE = "pid/tlsmgr-prefork.start"  # in the queue directory, where master(8) starts us
 REASON_LIMIT = 500  # bytes
 
@@ -56,8 +61,10 @@ class Note:
             return False
         text = "".join(char if char.isprintable() else "?" for char in reason)
         line = f"failed {self._master} {text}".encode(errors="replace")[:REASON_LIMIT]
-        with contextlib.suppress(OSError):  # then the launcher knows no reason
+        try:  # noqa: SIM105  # contextlib takes long to import
             os.pwrite(self._file, line + b"\n", 0)
+        except OSError:
+            pass  # then the launcher knows no reason
         self._forget()
         return True
 
@@ -70,6 +77,7 @@ def main() -> int:
     """Import the daemon and run it. Return the exit status."""
     note = Note()
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    early = _meet()
     try:
         from tlsmgr import daemon
     except Exception as error:
@@ -78,7 +86,19 @@ def main() -> int:
             return 0
         print(f"tlsmgr: fatal: {reason}", file=sys.stderr)
         return 1
-    return daemon.main(note.close, note.fail)
+    return daemon.main(note.close, note.fail, early)
+
+
+def _meet() -> Met | None:
+    """Have the workers before us serve while the daemon is loaded. A failure shows up again."""
+    if "GENERATION" not in os.environ:
+        return None
+    try:
+        from tlsmgr.processes import bridge
+
+        return bridge.meet(LISTEN_FD)
+    except Exception:
+        return None
 
 
 def _why(error: Exception) -> str:
@@ -91,4 +111,6 @@ def _why(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # nothing is left to do, and master(8) waits

@@ -41,6 +41,7 @@ from tlsmgr.processes import (
     upkeep,
 )
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
+from tlsmgr.processes.bridge import Met
 from tlsmgr.processes.control_status import Facts
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
@@ -55,15 +56,16 @@ PROCESS_NAME = "tlsmgr"  # in log lines, where the launcher has another one
 def main(
     on_serving: Callable[[], None] = lambda: None,
     on_failure: Callable[[str], bool] = lambda reason: False,
+    early: Met | None = None,
 ) -> int:
-    """Run for master(8); return the exit status.
+    """Run for master(8); return the exit status. ``early`` is what waited at the socket.
 
     ``on_serving`` is called when the workers serve, and at an orderly end. ``on_failure`` is given
     the reason of a failure; it returns True when something else takes our place (see bootstrap).
     """
     setup.name_process(PROCESS_NAME)
     try:
-        run(sys.argv[1:], os.environ, on_serving)
+        run(sys.argv[1:], os.environ, on_serving, early)
     except Fatal as error:
         if on_failure(error.text):
             return 0
@@ -83,6 +85,7 @@ def run(
     arguments: Sequence[str],
     environment: MutableMapping[str, str],
     on_serving: Callable[[], None] = lambda: None,
+    early: Met | None = None,
 ) -> None:
     """From master's options to the end of service. Raises Fatal."""
     maillog_client.connect_early(environment, PROCESS_NAME, also_stderr="-V" in arguments)
@@ -123,6 +126,7 @@ def run(
             watched=(master.STATUS_FD,),
             on_ready=on_ready,
             is_supervised=True,
+            early=early,
         ),
     )
 
@@ -145,6 +149,7 @@ class StartMode:
     on_stdin: bool = False
     jobs: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
     is_supervised: bool = False
+    early: Met | None = None
 
 
 def serve(conf: Configuration, mode: StartMode) -> None:
@@ -190,7 +195,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
             once.serve(inherited, duties)
         else:
             _log_start(conf, settings)
-            memory_in_use = _run(conf, mode, inherited, duties, arrivals.clients)
+            memory_in_use = _run(conf, mode, inherited, duties, arrivals)
     except CannotServe as error:
         raise Fatal(str(error)) from None
     finally:
@@ -202,7 +207,9 @@ def serve(conf: Configuration, mode: StartMode) -> None:
 def _take_over(inherited: Inherited, mode: StartMode) -> Arrivals:
     """Take over what a predecessor left; return that, and the clients that wait at the socket."""
     now = int(time.time())
-    arrivals = succession.receive(mode.listeners, mode.identity.uid, inherited.hands_over, now)
+    arrivals = succession.receive(
+        mode.listeners, mode.identity.uid, inherited.hands_over, now, mode.early
+    )
     if arrivals.message is not None:
         succession.apply(inherited, arrivals.message, now)
     return arrivals
@@ -213,14 +220,19 @@ def _run(
     mode: StartMode,
     inherited: Inherited,
     duties: Duties,
-    clients: list[int],
+    arrivals: Arrivals,
 ) -> bool:
     """Fork the janitor, enter the jail, and serve. Return whether workers still do, at the end."""
     workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
-    parent = Parent(inherited, workers, timeout, duties, mode.on_ready)
+
+    def on_ready() -> None:
+        arrivals.end_bridge()
+        mode.on_ready()
+
+    parent = Parent(inherited, workers, timeout, duties, on_ready)
     for descriptor in mode.watched:
         parent.watch(descriptor, parent.reload)
-    parent.take_clients(clients)
+    parent.take_clients(arrivals.clients)
     if inherited.farm is not None:
         _start_farm(parent, mode.identity, inherited, setup.Slots(workers).farm)
     _add_control(conf, mode, parent, inherited)

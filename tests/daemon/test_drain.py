@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 from support.daemon_clients import ask
-from support.master_child import NEEDS_POSTFIX, PATIENCE, MasterChild
+from support.master_child import NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import (
+    ANNOUNCEMENT,
     NO_KEY,
     OK,
     Connection,
@@ -77,7 +80,7 @@ def test_sessions_and_keys_are_those_of_the_successor(child: MasterChild, end) -
             assert data_of(new.ask(tktkey()), b"keybuf") == key
     (line,) = child.texts("took over")
     assert line.startswith(f"took over from process {before}: session ticket key {key[:4].hex()},")
-    wait_until(lambda: len(child.group()) == 5, PATIENCE)
+    wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
 
 
 @ENDS
@@ -86,7 +89,76 @@ def test_an_old_worker_makes_no_ticket_key(child: MasterChild, end) -> None:  # 
     with Connection(str(child.socket)) as stays:
         end(child)
         assert stays.ask(tktkey()) == NO_KEY
+        child.wait_until_ready()
         assert data_of(ask(str(child.socket), tktkey()), b"keybuf")
+
+
+KILLED = """
+import os
+from tlsmgr.processes.ending import Ending
+
+if os.path.exists({flag!r}):
+    os.unlink({flag!r})
+    Ending.let_workers_drain = lambda ending: os.kill(os.getpid(), 9)
+"""
+
+
+def test_the_parent_is_killed_while_it_ends(tmp_path: Path) -> None:
+    """When the janitor has ended, and the workers still accept. They do the rest."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    with MasterChild(keeps_sockets=True, prelude=KILLED.format(flag=str(flag))) as child:
+        child.wait_until_ready()
+        with Connection(str(child.socket)) as stays:
+            key = data_of(stays.ask(tktkey()), b"keybuf")
+            child.hang_up()
+            assert child.wait() == -signal.SIGKILL
+            child.messages.clear()
+            child.start()
+            child.wait_until_ready()
+            assert data_of(ask(str(child.socket), tktkey()), b"keybuf") == key
+            expect_seed(stays, 4)
+        wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
+        assert child.texts("warning|error|fatal|panic") == []
+
+
+def test_new_clients_are_served_while_the_successor_is_loaded(tmp_path: Path) -> None:
+    """By the old workers, which also get those that waited before the message."""
+    flag = tmp_path / "flag"
+    prelude = f"""
+import os, time
+from tlsmgr.processes import setup
+
+load = setup.preload
+def slowly():
+    while os.path.exists({str(flag)!r}):
+        time.sleep(0.01)
+    load()
+setup.preload = slowly
+"""
+    with MasterChild(keeps_sockets=True, prelude=prelude) as child:
+        child.wait_until_ready()
+        flag.touch()
+        path = str(child.socket)
+        for worker in child.workers():
+            worker.suspend()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as before:
+            before.connect(path)
+            before.settimeout(PATIENCE)
+            child.hang_up()
+            assert child.wait() == 0
+            for pid in child.group():
+                psutil.Process(pid).resume()
+            child.messages.clear()
+            child.start()
+            assert before.recv(100) == ANNOUNCEMENT
+            with Connection(path) as new:
+                expect_seed(new, 4)
+            assert child.workers() == []
+            flag.unlink()
+            child.wait_until_ready()
+        wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
+        assert child.texts("warning|error|fatal|panic") == []
 
 
 def test_stop_ends_workers_that_drain(child: MasterChild) -> None:
@@ -112,7 +184,7 @@ def test_silent_clients_do_not_keep_it_for_long(child: MasterChild) -> None:
         assert time.monotonic() - began >= IDLE_TIME
         assert half.read_to_end() == b""
         assert time.monotonic() - began >= DRAIN_TIME - 0.5
-    wait_until(lambda: len(child.group()) == 5, PATIENCE)
+    wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
 
 
 def test_a_stopped_worker_does_not_delay_it(child: MasterChild) -> None:
@@ -143,7 +215,7 @@ def test_busy_clients_lose_no_second(child: MasterChild) -> None:
             served = clients.served
             wait_until(lambda n=served: clients.served > n + 500, PATIENCE)  # type: ignore[misc]
             end(child)
-        wait_until(lambda: len(child.group()) == 5, PATIENCE)
+        wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
         served = clients.served
         wait_until(lambda: clients.served > served + 500, PATIENCE)
         assert not first & set(child.group())

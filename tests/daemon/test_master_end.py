@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
+from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import Connection, policy, policy_is
 
@@ -95,7 +95,7 @@ def test_sigterm_is_an_orderly_end(whom: str) -> None:
 def test_workers_of_a_killed_parent_drain() -> None:
     with MasterChild() as child, Connection(str(child.socket)) as connection:
         child.wait_until_ready()
-        wait_until(lambda: len(child.group()) == 5, PATIENCE)  # two of them workers
+        wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
         began = time.monotonic()
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait(PATIENCE) == -signal.SIGKILL

@@ -100,14 +100,14 @@ def test_the_socket_is_readable_and_who_waits_there_is_greeted(child: MasterChil
     key = end(child)
     (listener,) = child._kept
     assert select.select([listener], [], [], 0)[0] == [listener]
-    (parked,) = parking.arrivals(listener)
+    (parked,) = parking.arrivals(listener.fileno())
     assert isinstance(parked, Parked)
     assert parked.uid == os.stat(child.data).st_uid
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.connect(str(child.socket))
         client.settimeout(PATIENCE)
-        parking.park(str(child.socket), parked.descriptor)
-        os.close(parked.descriptor)
+        parking.park(str(child.socket), parked.message)
+        parked.close()
         child.messages.clear()
         child.start()
         assert client.recv(100) == ANNOUNCEMENT
@@ -137,7 +137,7 @@ def test_turned_off(child: MasterChild) -> None:
     child.tlsmgr_cf = {"tlsmgr_handover": "no"}
     expect_new_keys(child, end(child), "tlsmgr_handover is off")
     old = end(child)
-    assert list(parking.arrivals(child._kept[0])) == []
+    assert list(parking.arrivals(child._kept[0].fileno())) == []
     child.tlsmgr_cf = {"tlsmgr_handover": "yes"}
     expect_new_keys(child, old, "nothing was handed over")
 
@@ -147,13 +147,13 @@ def test_odd_messages(child: MasterChild, case: str) -> None:
     """One line, and the service goes on with new keys."""
     old = end(child)
     (listener,) = child._kept
-    (parked,) = parking.arrivals(listener)
+    (parked,) = parking.arrivals(listener.fileno())
     assert isinstance(parked, Parked)
     make, reason = ODD[case]
-    memory = make(os.pread(parked.descriptor, 1 << 20, 0))
+    memory = make(os.pread(parked.message, 1 << 20, 0))
     parking.park(str(child.socket), memory)
-    for descriptor in (parked.descriptor, memory):
-        os.close(descriptor)
+    os.close(memory)
+    parked.close()
     expect_new_keys(child, old, reason)
 
 
@@ -161,16 +161,16 @@ def test_from_a_stranger(child: MasterChild) -> None:
     """Whoever is neither root nor mail_owner, and could connect all the same."""
     old = end(child)
     (listener,) = child._kept
-    (parked,) = parking.arrivals(listener)
+    (parked,) = parking.arrivals(listener.fileno())
     assert isinstance(parked, Parked)
     child.socket.parent.chmod(0o755)
 
     def leave_it() -> None:
         os.setuid(1)
-        parking.park(str(child.socket), parked.descriptor)
+        parking.park(str(child.socket), parked.message)
 
     in_child(leave_it)
-    os.close(parked.descriptor)
+    parked.close()
     expect_new_keys(child, old, r"hand-over from process \d+ refused: it is from user 1")
 
 
@@ -178,11 +178,11 @@ def test_two_at_once(child: MasterChild) -> None:
     """The first counts; the other one is a client that a worker meets, and that has gone."""
     key = end(child)
     (listener,) = child._kept
-    (parked,) = parking.arrivals(listener)
+    (parked,) = parking.arrivals(listener.fileno())
     assert isinstance(parked, Parked)
     for _ in range(2):
-        parking.park(str(child.socket), parked.descriptor)
-    os.close(parked.descriptor)
+        parking.park(str(child.socket), parked.message)
+    parked.close()
     child.start()
     assert key_of(child) == key
     child.stop()

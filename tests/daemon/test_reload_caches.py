@@ -101,7 +101,7 @@ def test_a_file_that_is_not_sound(child: MasterChild, harm: Callable[[MasterChil
     child.hang_up()
     assert child.wait() == 0
     harm(child)
-    child.start()
+    child.start_successor()
     assert kept(child, b"smtpd")
     assert not kept(child, b"smtp")
     child.stop()

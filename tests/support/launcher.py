@@ -14,6 +14,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.checkout import CHECKOUT
+
+BOOTSTRAP = str(CHECKOUT / "tlsmgr" / "bootstrap.py")
 DAEMON = "import sys\n\nfrom tlsmgr import daemon\n\nsys.exit(daemon.main())\n"
 
 
@@ -30,7 +33,7 @@ def launcher(prelude: str = "") -> Iterator[str]:
 
 def write_launcher(directory: Path, prelude: str = "") -> str:
     """Write the launcher into this directory and return its path."""
-    path, program = directory / "tlsmgr-launcher", "-m tlsmgr.daemon"
+    path, program = directory / "tlsmgr-launcher", BOOTSTRAP
     if prelude:
         script = directory / "prelude.py"
         script.write_text(f"{prelude}\n{DAEMON}")

@@ -40,6 +40,7 @@ from support.settled_files import write_settled
 from support.stock_tlsmgr import ABOVE_ALL
 
 TAKEN, AVAIL = 0, 1
+PROCESSES = 5  # of ours with two workers: parent, janitor, control process
 PATIENCE = 30.0  # seconds; limit for any wait on a loaded machine
 _TAG = re.compile(r"^.*?tlsmgr(\[\d+\])?: ")
 _STATUS = struct.Struct("=iIi")  # struct MASTER_STATUS of master_proto.h
@@ -145,11 +146,19 @@ class MasterChild(PostfixSandbox):
         self.start()
 
     def reload(self) -> None:
-        """Start a successor when it has ended, as master(8) does at a reload."""
+        """Start a successor when it has ended, as master(8) does at a reload; wait until it serves.
+
+        Until then workers of the one before do.
+        """
         self.hang_up()
         assert self.wait() == 0
+        self.start_successor()
+
+    def start_successor(self) -> None:
+        """Start it, and wait until it serves."""
         self.messages.clear()
         self.start()
+        wait_until(lambda: len(self.messages) >= 2, PATIENCE)
 
     def close_sockets(self) -> None:
         """Close the listening sockets: all that waits there is gone. The next start has others."""

@@ -35,6 +35,11 @@ class Child:
     retired: bool = False  # it has to end and is not counted any more
 
 
+def describe_end(code: int) -> str:
+    """Return the words for an exit status, negative for a signal."""
+    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+
 class Children:
     """The children, by pid."""
 

@@ -23,7 +23,7 @@ class Drain:
     """One drain, which began at ``now``. Times are of time.monotonic()."""
 
     def __init__(self, now: float) -> None:
-        self._began = now
+        self.began = now
         self._end = now + DRAIN_TIME
         self._heard: dict[int, float] = {}  # when there was an event, by descriptor
 
@@ -34,9 +34,9 @@ class Drain:
 
     def may_close(self, descriptor: int, now: float) -> bool:
         """Return whether this connection may be closed, if nothing is half-done."""
-        if now - self._began < IDLE_TIME:
+        if now - self.began < IDLE_TIME:
             return False
-        return now - self._heard.get(descriptor, self._began) >= (self._end - now) / PAUSE_PART
+        return now - self._heard.get(descriptor, self.began) >= (self._end - now) / PAUSE_PART
 
     def is_over(self, now: float) -> bool:
         """Return whether the time is up."""

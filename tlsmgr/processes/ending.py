@@ -3,9 +3,10 @@
 At a stop children read the end of a pipe and go; after STOP_TIME they are killed, and one that the
 kernel still holds then is left: it ends as soon as the file system responds, and writes nothing.
 
-At a reload the workers stop to accept and drain by themselves, so that the parent, for whose end
-master(8) waits, can go at once. ``Scoreboard.ending`` tells a worker which of both it is; without
-a word there, the parent was killed. Runs in the parent; no wait is without a deadline.
+At a reload the others end first, while the workers still accept. Then the workers stop to accept
+and drain by themselves, so that the parent, for whose end master(8) waits, can go at once.
+``Scoreboard.ending`` tells a worker which of both it is; without a word there, the parent was
+killed. Runs in the parent; no wait is without a deadline.
 """
 
 from __future__ import annotations
@@ -41,19 +42,22 @@ class Ending:
     signs: select.poll
     attend: Callable[[], object]
 
-    def let_workers_drain(self) -> None:
-        """Have workers drain, and all others end."""
+    def end_others(self) -> None:
+        """End all but workers, which go on to accept."""
         self.scoreboard.ending[0] = RELOADING
-        for child in self._workers():
-            self.children.kill(child, worker.DRAIN_SIGNAL)
-        self._wait_until(self._all_have_closed, CLOSE_TIME)
         os.close(self.alive_end)
         self._wait_until(lambda: not self._others(), STOP_TIME)
         for child in self._others():
             self.children.kill(child, signal.SIGKILL)
 
+    def let_workers_drain(self) -> None:
+        """Have workers accept no more."""
+        for child in self._workers():
+            self.children.kill(child, worker.DRAIN_SIGNAL)
+        self._wait_until(self._all_have_closed, CLOSE_TIME)
+
     def stop_all(self) -> None:
-        """End all children; also after ``let_workers_drain``."""
+        """End all children; also after ``end_others``."""
         if self.scoreboard.ending[0] == RELOADING:
             for child in self.children:
                 self.children.kill(child, signal.SIGTERM)

@@ -39,10 +39,14 @@ _GENERATOR = struct.Struct("=Qdd")
 
 
 class Pipes(NamedTuple):
-    """A child's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone."""
+    """A child's pipe ends: ``parent_alive_fd`` reads EOF when the parent is gone.
+
+    ``bridge_fd`` is the end of old workers, for a reload; see ``bridge``.
+    """
 
     parent_alive_fd: int
     wakeup_fd: int  # a byte written here wakes the parent
+    bridge_fd: int
 
 
 class CachePlan(NamedTuple):

@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from tlsmgr import log
-from tlsmgr.processes import janitor, signals, succession, worker, worker_start
+from tlsmgr.processes import bridge, janitor, signals, succession, worker, worker_start
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
-from tlsmgr.processes.children import HUNG_TIME, Child, Children
+from tlsmgr.processes.children import HUNG_TIME, Child, Children, describe_end
 from tlsmgr.processes.ending import Ending
 from tlsmgr.processes.file_access import FileAccess
 from tlsmgr.processes.inherited import Inherited, Pipes
@@ -145,19 +145,23 @@ class Parent:
             finally:
                 self._watchdog.stop()
                 self._stopping = True
-                self._end_children()
+                ending = self._ending()
+                if self._reloading:
+                    ending.end_others()
+                if not self._reloading:
+                    ending.stop_all()
                 for act in self._last_acts:
                     act(time.time())
-            if self._reloading and self._inherited.hands_over:
-                address = self._inherited.listeners[0].getsockname()
-                succession.leave(self._inherited, address, os.getpid(), int(time.time()))
+            if self._reloading:
+                self._leave(ending)
 
     def _open_pipes(self) -> None:
         parent_alive_fd, self._alive_end = os.pipe()
         self._wakeup_end, wakeup_fd = os.pipe()
         for descriptor in (wakeup_fd, self._wakeup_end):
             os.set_blocking(descriptor, False)
-        self._pipes = Pipes(parent_alive_fd, wakeup_fd)
+        self._bridge_end, bridge_fd = bridge.make()
+        self._pipes = Pipes(parent_alive_fd, wakeup_fd, bridge_fd)
         self.watch(self._wakeup_end, lambda: signals.drain(self._wakeup_end))
 
     # The loop.
@@ -319,7 +323,7 @@ class Parent:
         self._latency.collect(child.slot)
         if self._stopping or child.retired or (child.slot in self._auxiliaries and code == 0):
             return
-        log.warning(f"{child.name} pid {child.pid} {_describe_end(code)}")
+        log.warning(f"{child.name} pid {child.pid} {describe_end(code)}")
         if code in DAMAGE and child.uses_files:
             for plan in self.access.inherited.caches:
                 if plan.file is not None:
@@ -368,33 +372,25 @@ class Parent:
                 self._scoreboard.retire(child.slot)
                 self._children.kill(child, worker.DRAIN_SIGNAL)
 
-    def _end_children(self) -> None:
-        """End them all, or at a reload let the workers drain, until a signal to stop comes."""
-        ending = self._ending()
-        if self._reloading:
-            ending.let_workers_drain()
+    def _leave(self, ending: Ending) -> None:
+        """Let the workers drain, and leave a message; unless a signal to stop comes meanwhile."""
+        ending.let_workers_drain()
         if not self._reloading:
             ending.stop_all()
+        elif self._inherited.hands_over:
+            address = self._inherited.listeners[0].getsockname()
+            now = int(time.time())
+            succession.leave(self._inherited, address, self._bridge_end, os.getpid(), now)
 
     def _ending(self) -> Ending:
         signs = select.poll()  # master's status channel, which has closed, is not asked
         for descriptor in (self._signal_fd, self._wakeup_end):
             signs.register(descriptor, select.POLLIN)
-        return Ending(
-            self._children,
-            self._scoreboard,
-            self._slots.workers,
-            self._alive_end,
-            signs,
-            self._attend,
-        )
+        workers, alive_end = self._slots.workers, self._alive_end
+        return Ending(self._children, self._scoreboard, workers, alive_end, signs, self._attend)
 
     def _attend(self) -> None:
         """Take the signs of ``ending``."""
         self._take_signals()
         signals.drain(self._wakeup_end)
         self._reap()
-
-
-def _describe_end(code: int) -> str:
-    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"

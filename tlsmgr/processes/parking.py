@@ -1,88 +1,141 @@
-"""parking - how a descriptor waits for a successor: in a connection to the daemon's own socket.
+"""parking - how a message waits for a successor: in a connection to the daemon's own socket.
 
 The old process connects to its own listening socket, sends the two bytes of master(8)'s wake-up
-with the descriptor attached, and ends. The listening socket outlives it, and the connection waits
+with the descriptors attached, and ends. The listening socket outlives it, and the connection waits
 in its backlog; master(8) sees a socket that is readable and starts the successor at once. The
-successor accepts what waits before it forks. Clients that it finds on the way go to its workers.
+successor accepts what waits before it forks, and finds clients on the way.
 
 A program that does not know this reads a wake-up and closes the connection, and the kernel drops
-the descriptor, as it does when the listening socket is closed. So there is nothing to clean up: no
+the descriptors, as it does when the listening socket is closed. So there is nothing to clean up: no
 name, no file, no process.
 
-Run by parent and workers. Nothing here waits, is fatal or is logged.
+Run by parent, workers and bootstrap. Clients wait for this module at a reload: it imports only what
+the interpreter has loaded already, ``_socket`` being a tenth of ``socket``. Nothing here waits, is
+fatal or is logged.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
-import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from _socket import (
+    AF_UNIX,
+    CMSG_LEN,
+    MSG_CMSG_CLOEXEC,
+    MSG_DONTWAIT,
+    MSG_PEEK,
+    SCM_RIGHTS,
+    SO_PEERCRED,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
+from sys import byteorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 WAKE_UP = b"W\0"  # what master(8) sends, and every tlsmgr ignores
 MOST_CONNECTIONS = 1000  # accepted by a start; a backlog holds fewer
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_INT = struct.Struct("i")  # room for one descriptor, not more
-# recv_fds() does the same, but up to Python 3.13 it does not pass its flags on.
-_PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+NO_BRIDGE = -1
+INT = 4  # bytes of a descriptor, a pid or a uid
+ONE, TWO = CMSG_LEN(INT), CMSG_LEN(2 * INT)  # room for as many descriptors
+NOW = MSG_DONTWAIT | MSG_CMSG_CLOEXEC
 
 
-class Parked(NamedTuple):
-    """A descriptor that waited, and the process that left it."""
+class Parked:
+    """A message that waited, the end of its bridge (NO_BRIDGE: none), and who left it."""
 
-    descriptor: int
-    pid: int
-    uid: int
+    __slots__ = ("bridge", "message", "pid", "uid")
+
+    def __init__(self, message: int, bridge: int, pid: int, uid: int) -> None:
+        self.message = message
+        self.bridge = bridge
+        self.pid = pid
+        self.uid = uid
+
+    def close(self) -> None:
+        """Close both descriptors."""
+        for descriptor in {self.message, self.bridge} - {NO_BRIDGE}:
+            os.close(descriptor)
 
 
-def park(address: str, descriptor: int) -> None:
-    """Leave the descriptor in the backlog of our own socket, which has this address.
+def park(address: str, *descriptors: int) -> None:
+    """Leave one or two descriptors in the backlog of our own socket, which has this address.
 
     Raises OSError; TypeError for the address of another kind of socket.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    connection = socket(AF_UNIX, SOCK_STREAM)
+    try:
         connection.setblocking(False)
         connection.connect(address)
-        socket.send_fds(connection, [WAKE_UP], [descriptor])
+        send(connection, WAKE_UP, *descriptors)
+    finally:
+        connection.close()
 
 
-def arrivals(listener: socket.socket) -> Iterator[Parked | int]:
-    """Accept what waits: yield each descriptor that was parked, and each client's connection.
+def arrivals(listener: int) -> Iterator[Parked | int]:
+    """Accept what waits: yield each message that was parked, and each client's connection.
 
-    The caller closes them. The listener does not block.
+    The caller closes them. The listening socket stays open, and does not block from now on.
     """
-    for _ in range(MOST_CONNECTIONS):
-        try:
-            connection, _address = listener.accept()
-        except OSError:  # nobody waits any more; or the workers meet the same error, and log it
-            return
-        with connection:
-            parked = _parked(connection)
-            if parked is None:
-                connection.setblocking(False)
-                yield connection.detach()
-            else:
-                yield parked
-
-
-def _parked(connection: socket.socket) -> Parked | None:
-    """Return what is parked here; of a client's connection nothing is read."""
+    os.set_blocking(listener, False)
+    accepting = socket(fileno=listener)
     try:
-        data, rights, _, _ = connection.recvmsg(len(WAKE_UP), socket.CMSG_LEN(_INT.size), _PEEK)
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        for _ in range(MOST_CONNECTIONS):
+            descriptor, _address = accepting._accept()  # type: ignore[attr-defined]
+            os.set_blocking(descriptor, False)
+            parked = _parked(descriptor)
+            if parked is None:
+                yield descriptor
+            else:
+                os.close(descriptor)
+                yield parked
+    except OSError:  # nobody waits any more; or the workers meet the same error, and log it
+        return
+    finally:
+        accepting.detach()
+
+
+def _parked(descriptor: int) -> Parked | None:
+    """Return what is parked here; of a client's connection nothing is read."""
+    connection = socket(fileno=descriptor)
+    try:
+        data, descriptors = receive(connection, len(WAKE_UP), TWO, NOW | MSG_PEEK)
+        found = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 3 * INT)  # struct ucred
     except OSError:
         return None
-    descriptors = [
-        _INT.unpack(content)[0]
-        for level, kind, content in rights
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS) and len(content) == _INT.size
-    ]
-    if data != WAKE_UP or not descriptors:
-        for each in descriptors:
-            with contextlib.suppress(OSError):
-                os.close(each)
-        return None
-    pid, uid, _gid = _CREDENTIALS.unpack(found)
-    return Parked(descriptors[0], pid, uid)
+    finally:
+        connection.detach()
+    if data == WAKE_UP and descriptors:
+        pid, uid, _gid = _integers(found)
+        return Parked(descriptors[0], [*descriptors, NO_BRIDGE][1], pid, uid)
+    for each in descriptors:
+        os.close(each)
+    return None
+
+
+def send(connection: socket, data: bytes, *descriptors: int) -> None:
+    """Send the data with these descriptors. Raises OSError."""
+    content = b"".join(each.to_bytes(INT, byteorder) for each in descriptors)
+    rights = [(SOL_SOCKET, SCM_RIGHTS, content)] if descriptors else []
+    connection.sendmsg([data], rights)
+
+
+def receive(connection: socket, size: int, room: int, flags: int) -> tuple[bytes, list[int]]:
+    """Return data and the descriptors that came with it. Raises OSError."""
+    data, rights, _, _ = connection.recvmsg(size, room, flags)
+    return data, _descriptors_in(rights)
+
+
+def _descriptors_in(rights: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    found = []
+    for level, kind, content in rights:
+        if (level, kind) == (SOL_SOCKET, SCM_RIGHTS):
+            found += _integers(content)
+    return found
+
+
+def _integers(content: bytes) -> list[int]:
+    ends = range(INT, len(content) + 1, INT)
+    return [int.from_bytes(content[end - INT : end], byteorder, signed=True) for end in ends]

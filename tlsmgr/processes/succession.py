@@ -15,16 +15,17 @@ Whatever fails, the start goes on with new keys, after one line in the log. Noth
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from socket import socket
 
 from tlsmgr import log
 from tlsmgr.config import policy_digest
-from tlsmgr.processes import handover, parking
+from tlsmgr.processes import bridge, handover, parking
+from tlsmgr.processes.bridge import Met
 from tlsmgr.processes.handover import BadMessage, CacheMessage, Message, OtherLayout
 from tlsmgr.processes.inherited import CachePlan, Inherited
-from tlsmgr.processes.parking import Parked
+from tlsmgr.processes.parking import NO_BRIDGE, Parked
 from tlsmgr.sessions.file import map_size_for
 
 ROOT = 0
@@ -33,15 +34,22 @@ MOST_NAMES = 3  # of changed parameters in a log line
 
 @dataclass
 class Arrivals:
-    """What waited at the socket: a message or None, and connections of clients."""
+    """What waited at the socket: a message or None, connections of clients, the end of a bridge."""
 
     message: Message | None = None
     clients: list[int] = field(default_factory=list)
+    bridge: int = NO_BRIDGE
     refused: bool = False  # a message was there, and why it is not used is in the log
 
+    def end_bridge(self) -> None:
+        """Have the old workers accept no more: ours serve."""
+        if self.bridge != NO_BRIDGE:
+            os.close(self.bridge)
+            self.bridge = NO_BRIDGE
 
-def leave(inherited: Inherited, address: str, parent: int, now: int) -> None:
-    """Leave a message to the successor, at the address of the listening socket.
+
+def leave(inherited: Inherited, address: str, bridge_end: int, parent: int, now: int) -> None:
+    """Leave a message and the end of a bridge to the successor, at our listening socket's address.
 
     A failure is a warning, and it starts with new keys. Nobody listens: there is no successor.
     """
@@ -61,7 +69,7 @@ def leave(inherited: Inherited, address: str, parent: int, now: int) -> None:
     try:
         memory = handover.write(message)
         try:
-            parking.park(address, memory)
+            parking.park(address, memory, bridge_end)
         finally:
             os.close(memory)
     except BlockingIOError:
@@ -81,40 +89,45 @@ def _warn_of_failure(reason: str) -> None:
     log.warning(f"cannot hand over sessions and ticket keys: {reason}; the next start has new keys")
 
 
-def receive(listeners: Sequence[socket], owner: int, wanted: bool, now: int) -> Arrivals:
-    """Return the message that a predecessor left, and the clients that wait behind it.
+def receive(
+    listeners: Sequence[socket], owner: int, wanted: bool, now: int, early: Met | None = None
+) -> Arrivals:
+    """Return the message that a predecessor left, and the clients that wait before it.
 
     ``owner`` is the user that may leave one, beside root; unless it is ``wanted``, it is dropped.
+    ``early`` is what the bootstrap has met. Of several messages the first good one counts.
     """
     found = Arrivals()
-    for arrival in _arrivals(listeners):
-        if isinstance(arrival, int):
-            found.clients.append(arrival)
-            continue
+    met = early or _meet(listeners)
+    found.clients += met.clients
+    while met.parked is not None:
         try:
-            found.message = _read(arrival, (ROOT, owner), now) if wanted else None
+            found.message = _read(met.parked, (ROOT, owner), now) if wanted else None
         except BadMessage as error:
-            _refuse(arrival, error)
+            _refuse(met.parked, error)
             found.refused = True
-        finally:
-            os.close(arrival.descriptor)
         if found.message is not None:
-            break
-    if found.message is None and not found.refused:
+            os.close(met.parked.message)
+            found.bridge = met.parked.bridge
+            return found
+        met.parked.close()
+        met = _meet(listeners)
+        found.clients += met.clients
+    if not found.refused:
         reason = "nothing was handed over" if wanted else "tlsmgr_handover is off"
         log.info(f"starting with new keys: {reason}")
     return found
 
 
-def _arrivals(listeners: Sequence[socket]) -> Iterator[Parked | int]:
-    for listener in listeners:
-        yield from parking.arrivals(listener)
+def _meet(listeners: Sequence[socket]) -> Met:
+    """Return what waits at the first socket, which is the one that messages come to."""
+    return bridge.meet(listeners[0].fileno()) if listeners else Met(None, [])
 
 
 def _read(parked: Parked, owners: Collection[int], now: int) -> Message:
     if parked.uid not in owners:
         raise BadMessage(f"it is from user {parked.uid}")
-    return handover.read(parked.descriptor, now)
+    return handover.read(parked.message, now)
 
 
 def _refuse(parked: Parked, error: BadMessage) -> None:

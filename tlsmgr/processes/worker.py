@@ -6,9 +6,7 @@ with one extract, and then commits all updates and deletes, in one transaction f
 before their clients get a reply. No request waits for a sync to disk or for another client's bytes.
 
 It ends after the current iteration on SIGTERM, and when the parent stops. On DRAIN_SIGNAL, and when
-the parent is gone without a word, it closes the listening sockets, serves its connections until
-the clients leave, as ``drain`` says, and ends. With a parent that was killed it also leaves to the
-successor what the parent could not. It holds no lock between iterations.
+the parent was killed, it ends as ``departure`` says. It holds no lock between iterations.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from tlsmgr import log
 from tlsmgr.latency import AT_ONCE
-from tlsmgr.processes import succession
 from tlsmgr.processes.connections import (
     AWAY,
     READING,
@@ -32,8 +29,8 @@ from tlsmgr.processes.connections import (
     Connection,
     Connections,
 )
-from tlsmgr.processes.drain import Drain
-from tlsmgr.processes.inherited import RELOADING, RUNNING, STOPPING, Inherited, Pipes
+from tlsmgr.processes.departure import Departure
+from tlsmgr.processes.inherited import Inherited, Pipes
 from tlsmgr.processes.listeners import Listeners
 from tlsmgr.processes.replies import Replies
 from tlsmgr.service import (
@@ -94,15 +91,16 @@ class Worker:
         self._listeners = Listeners(self._epoll, inherited.listeners)
         self._replies = Replies(context, self._connections, self._timer, farm)
         self._next_check = 0.0  # time.monotonic()
-        self._parent = os.getppid()
-        self._drain: Drain | None = None  # None: it accepts connections
-        self._must_drain = self._stopping = False
+        self._departure = Departure(
+            inherited, slot, pipes, self._epoll, self._listeners, self._wake_parent
+        )
+        self._stopping = False
         self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
 
     def start(self, clients: tuple[int, ...]) -> None:
         """Catch signals, listen, and greet the clients that wait already. Raises OSError."""
         self._catch_signals()
-        self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
+        self._departure.watch_parent()
         if self._farm is not None:
             self._epoll.register(self._farm.fileno(), select.EPOLLIN)
         self._listeners.listen()
@@ -113,7 +111,7 @@ class Worker:
         """Serve until the parent or a signal ends it."""
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._wake_parent()
-        while not (self._stopping or self._is_drained()):
+        while not (self._stopping or self._departure.is_done(self._connections)):
             self._iterate(self._timeout())
         self._listeners.ignore()
         if self._farm is not None:
@@ -129,7 +127,7 @@ class Worker:
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(DRAIN_SIGNAL, self._note_drain)
+        signal.signal(DRAIN_SIGNAL, self._departure.note_signal)
         self._epoll.register(reader, select.EPOLLIN | select.EPOLLET)
 
     def _wake_parent(self) -> None:
@@ -139,48 +137,6 @@ class Worker:
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
-    def _note_drain(self, *_: object) -> None:
-        self._must_drain = True
-
-    def _is_drained(self) -> bool:
-        """Begin to drain when that is due; return whether it is done."""
-        if self._must_drain:
-            self._begin_drain()
-        if self._drain is None:
-            return False
-        now = time.monotonic()
-        for connection in self._connections.ready():
-            if self._drain.may_close(connection.fd, now):
-                self._connections.drop(connection)
-        return not len(self._connections) or self._drain.is_over(now)
-
-    def _begin_drain(self) -> None:
-        """Close the listening sockets; at a reload also make no more ticket keys."""
-        self._must_drain = False
-        scoreboard = self._inherited.scoreboard
-        if scoreboard.ending[0] == RELOADING:
-            self._context.ticket_keys.freeze()
-        if self._drain is None:
-            self._listeners.close()
-            self._drain = Drain(time.monotonic())
-        scoreboard.note_closed(self._slot)
-        self._wake_parent()
-
-    def _note_parent_end(self) -> None:
-        """Stop with it; after a reload go on to drain; leave a message when it was killed."""
-        ending = self._inherited.scoreboard.ending
-        was_killed = ending[0] == RUNNING
-        if ending[0] == STOPPING or (was_killed and not self._inherited.is_supervised):
-            self._stop()
-            return
-        self._epoll.unregister(self._pipes.parent_alive_fd)
-        accepted = self._drain is None
-        address = self._inherited.listeners[0].getsockname() if accepted else ""
-        self._context.ticket_keys.freeze()
-        self._begin_drain()
-        if was_killed and accepted and self._inherited.hands_over:
-            succession.leave(self._inherited, address, self._parent, int(time.time()))
-
     def _timeout(self) -> float:
         """Return how many seconds to wait for events."""
         if self._replies.unread:
@@ -188,9 +144,7 @@ class Worker:
         now, longest = time.monotonic(), BEAT_INTERVAL
         if self._farm is not None and self._farm.is_busy:
             longest = min(longest, self._farm.seconds_left(now))
-        if self._drain is not None:
-            return min(longest, self._drain.timeout(now))
-        return self._listeners.timeout(now, longest)
+        return self._listeners.timeout(now, self._departure.timeout(now, longest))
 
     def _iterate(self, timeout: float) -> None:
         """Wait for events and serve them; at the end send the replies that are made together."""
@@ -198,8 +152,7 @@ class Worker:
         now = time.monotonic()
         self._inherited.scoreboard.beat(self._slot, now, len(self._connections))
         self._listeners.resume(now)
-        if self._drain is not None:
-            self._drain.note(events, now)
+        self._departure.note_events(events, now)
         if self._replies.unread:
             self._resume(now)
         self._serve(events, now)
@@ -210,12 +163,14 @@ class Worker:
 
     def _handle_fd(self, fd: int, now: float) -> None:
         """Handle an event of a descriptor that is not a client's."""
-        if fd == self._pipes.parent_alive_fd:
-            self._note_parent_end()
-        elif fd in self._listeners and not self._must_drain:
-            self._accept(fd, now)
+        if fd in self._listeners:
+            if not self._departure.is_due:
+                self._accept(fd, now)
         elif self._farm is not None and fd == self._farm.fileno():
             self._farm.receive(int(time.time()))
+        else:
+            for connection in self._departure.handle(fd) or ():
+                self._add(connection)
 
     def _accept(self, fd: int, now: float) -> None:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):

@@ -46,21 +46,21 @@ def test_between_clients(listener: socket.socket, pipe: int) -> None:
     with client_of(listener) as silent, client_of(listener) as eager:
         eager.send(b"W\0request")
         park(listener.getsockname(), pipe)
-        first, second, parked = arrivals(listener)
+        first, second, parked = arrivals(listener.fileno())
         assert isinstance(first, int)
         assert isinstance(second, int)
         assert isinstance(parked, Parked)
         assert (parked.pid, parked.uid) == (os.getpid(), os.geteuid())
-        assert os.read(parked.descriptor, 10) == b"text"
+        assert os.read(parked.message, 10) == b"text"
         assert os.read(second, 20) == b"W\0request"
         with pytest.raises(BlockingIOError):
             os.read(first, 1)
         os.write(first, b"greeting")
         assert silent.recv(20) == b"greeting"
-        for descriptor in (first, second, parked.descriptor):
+        for descriptor in (first, second, parked.message):
             assert not os.get_inheritable(descriptor)
             os.close(descriptor)
-    assert list(arrivals(listener)) == []
+    assert list(arrivals(listener.fileno())) == []
     assert own_descriptors() == before
 
 
@@ -71,20 +71,20 @@ def test_it_waits_when_its_sender_has_gone(listener: socket.socket, pipe: int) -
             park(listener.getsockname(), pipe)
         os._exit(0)
     os.waitpid(child, 0)
-    (parked,) = arrivals(listener)
+    (parked,) = arrivals(listener.fileno())
     assert isinstance(parked, Parked)
     assert parked.pid == child
-    os.close(parked.descriptor)
+    os.close(parked.message)
 
 
 def test_the_caller_may_stop_early(listener: socket.socket, pipe: int) -> None:
     """What is behind stays in the backlog."""
     park(listener.getsockname(), pipe)
     with client_of(listener):
-        parked = next(arrivals(listener))
+        parked = next(arrivals(listener.fileno()))
         assert isinstance(parked, Parked)
-        os.close(parked.descriptor)
-        (client,) = arrivals(listener)
+        os.close(parked.message)
+        (client,) = arrivals(listener.fileno())
         assert isinstance(client, int)
         os.close(client)
 
@@ -98,8 +98,11 @@ def test_descriptors_of_strangers(
     before = own_descriptors()
     with client_of(listener) as client:
         socket.send_fds(client, [text], [pipe] * count)
-        for arrival in arrivals(listener):
-            os.close(arrival.descriptor if isinstance(arrival, Parked) else arrival)
+        for arrival in arrivals(listener.fileno()):
+            if isinstance(arrival, Parked):
+                arrival.close()
+            else:
+                os.close(arrival)
     assert own_descriptors() == before
 
 
@@ -109,7 +112,7 @@ def test_full_backlog(listener: socket.socket, pipe: int) -> None:
             stack.enter_context(client_of(listener))
         with pytest.raises(BlockingIOError):
             park(listener.getsockname(), pipe)
-        for arrival in arrivals(listener):
+        for arrival in arrivals(listener.fileno()):
             assert isinstance(arrival, int)
             os.close(arrival)
 
@@ -127,4 +130,4 @@ def test_another_kind_of_socket(pipe: int) -> None:
         inet.setblocking(False)
         with pytest.raises(TypeError):
             park(inet.getsockname(), pipe)
-        assert list(arrivals(inet)) == []
+        assert list(arrivals(inet.fileno())) == []

@@ -1,0 +1,139 @@
+"""The bridge from old workers to their successor: calls, clients, ends, and nothing left open."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.checkout import CHECKOUT
+from support.own_descriptors import own_descriptors
+
+from tlsmgr.processes.bridge import answer, make, meet
+from tlsmgr.processes.parking import Parked, park
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """A socket in a directory of ours; nothing may be left open at the end."""
+    before = own_descriptors()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.bind(str(tmp_path / "socket"))
+        made.listen(10)
+        yield made
+    assert own_descriptors() == before
+
+
+def leave(listener: socket.socket, *descriptors: int) -> None:
+    """Park a message, which is an empty file here, with these descriptors behind it."""
+    memory = os.memfd_create("test")
+    park(listener.getsockname(), memory, *descriptors)
+    os.close(memory)
+
+
+def close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def test_old_workers_get_the_clients_that_were_met(listener: socket.socket) -> None:
+    successor, workers = make()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        leave(listener, successor)
+        close(successor)
+        met = meet(listener.fileno())
+        assert isinstance(met.parked, Parked)
+        assert met.clients == []
+        (passed,) = answer(workers) or []
+        os.write(passed, b"greeting")
+        assert client.recv(20) == b"greeting"
+        close(passed)
+    assert answer(workers) == [], "it is called, and open"
+    met.parked.close()
+    assert answer(workers) is None
+    close(workers)
+
+
+def test_a_call_without_clients(listener: socket.socket) -> None:
+    successor, workers = make()
+    leave(listener, successor)
+    close(successor)
+    met = meet(listener.fileno())
+    assert answer(workers) == []
+    assert met.parked is not None
+    met.parked.close()
+    assert answer(workers) is None
+    close(workers)
+
+
+def test_a_message_that_is_dropped_ends_the_bridge(listener: socket.socket) -> None:
+    """As stock does, and the kernel when the socket is closed."""
+    successor, workers = make()
+    leave(listener, successor)
+    close(successor)
+    connection, _ = listener.accept()
+    assert connection.recv(10) == b"W\0"
+    connection.close()
+    assert answer(workers) is None
+    close(workers)
+
+
+def test_old_workers_that_have_gone(listener: socket.socket) -> None:
+    """The clients stay with the successor."""
+    successor, workers = make()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        leave(listener, successor)
+        close(successor, workers)
+        met = meet(listener.fileno())
+        assert met.parked is not None
+        assert len(met.clients) == 1
+        close(*met.clients)
+        met.parked.close()
+
+
+@pytest.mark.parametrize("kind", ["none", "pipe", "stranger"])
+def test_who_gets_no_client(listener: socket.socket, kind: str, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """No bridge, no socket, and one from a user who could not replace the socket."""
+    reader, writer = os.pipe()
+    successor, workers = make()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        leave(listener, *{"none": [], "pipe": [writer], "stranger": [successor]}[kind])
+        close(successor, writer)
+        if kind == "stranger":
+            monkeypatch.setattr("tlsmgr.processes.parking._integers", lambda _: [1, 12345, 1])
+            monkeypatch.setattr(
+                "tlsmgr.processes.parking._descriptors_in",
+                lambda rights: [int.from_bytes(rights[0][2][i : i + 4], "little") for i in (0, 4)],
+            )
+        met = meet(listener.fileno())
+        assert met.parked is not None
+        assert len(met.clients) == 1
+        close(*met.clients)
+        met.parked.close()
+    close(reader, workers)
+
+
+def test_nothing_is_there(listener: socket.socket) -> None:
+    met = meet(listener.fileno())
+    assert met.parked is None
+    assert met.clients == []
+
+
+def test_it_imports_next_to_nothing() -> None:
+    """Clients wait for it at a reload."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); before = set(sys.modules);"
+        "import tlsmgr.processes.bridge; print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert [name for name in run.stdout.split() if not name.startswith("tlsmgr")] == [
+        "__future__",
+        "_socket",
+    ], run.stderr

@@ -1,0 +1,104 @@
+"""bridge - the workers of an old daemon accept clients until those of its successor do.
+
+Between two daemons nobody accepts while the next one is loaded, which takes far longer than any
+request. So the message to the successor (see ``parking``) has a second descriptor with it, one end
+of a bridge. As soon as the successor has the message it calls the old workers, which hold the other
+end: they accept again, and get the clients that it has met on the way. When the successor serves,
+or ends, its end closes, and they accept no more.
+
+An old worker that is not called within CALL_TIME closes its listening sockets: there is no
+successor, or another program. The bootstrap calls ``meet`` before anything else is imported, so
+this module imports as little as ``parking``.
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
+from stat import S_ISSOCK
+
+from tlsmgr.processes.parking import NOW, ONE, Parked, arrivals, receive, send
+
+CALL_TIME = 1.0  # seconds for a successor to call
+CALL = b"!"
+
+
+class Met:
+    """What waited at a socket up to the first parked message; ``clients`` are connections."""
+
+    __slots__ = ("clients", "parked")
+
+    def __init__(self, parked: Parked | None, clients: list[int]) -> None:
+        self.parked = parked
+        self.clients = clients
+
+
+def make() -> tuple[int, int]:
+    """Return the descriptors of both ends: the successor's, and that of old workers."""
+    ends = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+    return ends[0].detach(), ends[1].detach()
+
+
+def meet(listener: int) -> Met:
+    """Accept what waits, up to a message, and call the old workers, which get the clients."""
+    clients: list[int] = []
+    for arrival in arrivals(listener):
+        if isinstance(arrival, Parked):
+            if _is_trusted(arrival, listener):
+                clients = _call(arrival.bridge, clients)
+            return Met(arrival, clients)
+        clients.append(arrival)
+    return Met(None, clients)
+
+
+def _is_trusted(parked: Parked, listener: int) -> bool:
+    """Return whether it is from root, or from who may replace the socket as well."""
+    here = socket(fileno=listener)
+    try:
+        directory = here.getsockname().rpartition("/")[0] or "."
+        owner = os.stat(directory).st_uid
+        return parked.uid in (0, owner) and S_ISSOCK(os.fstat(parked.bridge).st_mode)
+    except (OSError, AttributeError):  # no bridge; another kind of socket
+        return False
+    finally:
+        here.detach()
+
+
+def _call(descriptor: int, clients: list[int]) -> list[int]:
+    """Call the old workers, and pass the clients on; return those that they can't have."""
+    end = socket(fileno=descriptor)
+    left = []
+    try:
+        for client in clients:
+            try:
+                send(end, CALL, client)
+            except OSError:
+                left.append(client)
+            else:
+                os.close(client)
+        send(end, CALL)
+    except OSError:  # they have gone
+        pass
+    finally:
+        end.detach()
+    return left
+
+
+def answer(descriptor: int) -> list[int] | None:
+    """Return the clients that the successor passed on; None at the end of the bridge."""
+    end = socket(fileno=descriptor)
+    clients: list[int] = []
+    try:
+        while True:
+            data, found = receive(end, 1, ONE, NOW)
+            clients += found
+            if not data:
+                return clients or None
+    except BlockingIOError:  # another worker got the rest
+        return clients
+    except OSError:
+        return clients or None
+    finally:
+        end.detach()
