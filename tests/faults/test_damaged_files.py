@@ -8,6 +8,7 @@ import shutil
 import struct
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from support.daemon_clients import serve_on
@@ -66,20 +67,30 @@ def test_a_lock_table_that_is_removed_under_load(
     assert (load.failed, load.stale) == ([], 0)
 
 
+def newest_root(file: BinaryIO) -> int:
+    """Return the number of the root page of the main table."""
+    metas = []
+    for number in (0, 1):
+        file.seek(number * PAGE)
+        page = file.read(PAGE)
+        (root,) = struct.unpack_from("=Q", page, ROOT_AT)
+        (txnid,) = struct.unpack_from("=Q", page, TXNID_AT)
+        metas.append((txnid, root))
+    return int(max(metas)[1])
+
+
 def damage_root_page(path: Path) -> None:
-    """Make the root page of the main table a branch page without an entry."""
-    with open(path, "r+b") as file:
-        metas = []
-        for number in (0, 1):
-            file.seek(number * PAGE)
-            page = file.read(PAGE)
-            (root,) = struct.unpack_from("=Q", page, ROOT_AT)
-            (txnid,) = struct.unpack_from("=Q", page, TXNID_AT)
-            metas.append((txnid, root))
-        root = max(metas)[1]
-        assert 1 < root < path.stat().st_size // PAGE
-        file.seek(root * PAGE + 10)
-        file.write(struct.pack("=HH", 1, 16))  # mp_flags: P_BRANCH; mp_lower: no entry
+    """Make the root page of the main table a branch page without an entry.
+
+    A transaction may move the root meanwhile: then the new one is damaged as well.
+    """
+    damaged = 0
+    with open(path, "r+b", buffering=0) as file:
+        while (root := newest_root(file)) != damaged:
+            assert 1 < root < path.stat().st_size // PAGE
+            file.seek(root * PAGE + 10)
+            file.write(struct.pack("=HH", 1, 16))  # mp_flags: P_BRANCH; mp_lower: no entry
+            damaged = root
 
 
 def test_a_damaged_root_page(make_daemon: MakeDaemon, faults: FaultTable) -> None:
