@@ -266,6 +266,8 @@ def _add_control(
         config_directory=conf.directory,
         workers=setup.worker_count(conf),
         entropy_source=conf.text("tls_random_source"),
+        wants_farm_keys=setup.wants_farm_keys(conf),
+        wants_farm_store=bool(conf.text("tlsmgr_farm_store")),
     )
 
     def start() -> Start:

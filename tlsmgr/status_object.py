@@ -20,9 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_PLAIN: Mapping[type, tuple[type, ...]] = {int: (int,), str: (str,), float: (int, float)}
+_PLAIN: Mapping[type, tuple[type, ...]] = {
+    int: (int,), bool: (bool,), str: (str,), float: (int, float),
+}  # fmt: skip
 
 SERVING, DEGRADED, STOPPING = "serving", "degraded", "stopping"  # of Status.state
+IN_PLACE = 0  # Status.pid where Postfix's own tlsmgr runs in place of this one
 NEW, OLD = "new", "old"  # of TicketKey.serves
 
 
@@ -91,6 +94,33 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class FarmStore:
+    """A server through which hosts share sessions, the caches that it shares, and whether it
+    answers now."""
+
+    name: str
+    caches: tuple[str, ...] = ()
+    answers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Farm:
+    """What this host shares with others.
+
+    `key` is the beginning of the name of the ticket key that all hosts must have at this moment,
+    null where each has its own. Of the lookups that asked a store, `found` got a session, and
+    `late` no answer in time; `dropped` counts updates and deletes that a store did not get.
+    """
+
+    key: str | None = None
+    stores: tuple[FarmStore, ...] = ()
+    asked: int = 0
+    found: int = 0
+    late: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The whole object. `farm` is null on a host that is not of a farm."""
 
@@ -107,7 +137,7 @@ class Status:
     prng: Prng = field(default_factory=Prng)
     latency: Mapping[str, Latency] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
-    farm: Mapping[str, Any] | None = None
+    farm: Farm | None = None
 
 
 def as_json(status: Status) -> dict[str, object]:

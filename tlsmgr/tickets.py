@@ -148,7 +148,7 @@ class TicketKeys:
 
     def known(self, now: int) -> Sequence[KnownKey]:
         """Return what is known of the keys that are of use at `now`, the newest first."""
-        if self._is_scheduled(now):
+        if self.is_scheduled(now):
             assert self._schedule is not None
             return [KnownKey(*key) for key in self._schedule.known(now)]
         keys = self._read() or _NO_KEYS
@@ -161,7 +161,7 @@ class TicketKeys:
 
     def next_rotation(self, now: int) -> int | None:
         """Return when the key for new tickets is replaced; None: at the next request for one."""
-        if self._is_scheduled(now):
+        if self.is_scheduled(now):
             assert self._schedule is not None
             return self._schedule.next_rotation(now)
         keys = self._read() or _NO_KEYS
@@ -176,11 +176,11 @@ class TicketKeys:
         """
         if not self._half_life:
             raise NoRotation("session tickets are off: smtpd_tls_session_cache_timeout is 0")
-        if self._is_scheduled(now):
+        if self.is_scheduled(now):
             raise NoRotation("the ticket keys are those of a farm, and follow from its secret")
         return self._rotate(now, early=True) is not None
 
-    def _is_scheduled(self, now: int) -> bool:
+    def is_scheduled(self, now: int) -> bool:
         """Return whether the keys of the farm are in use."""
         return self._schedule is not None and self._schedule.current(now) is not None
 

@@ -95,6 +95,32 @@ def test_status(daemon: Daemon) -> None:
     assert status.counters["connections"] == 1
 
 
+def test_a_generator_that_lacks_its_source_and_its_file(make_daemon: MakeDaemon) -> None:
+    """It serves all the same, and says that it is degraded until they can be used."""
+    daemon = make_daemon(start=False)
+    source, directory = daemon.state / "entropy", daemon.state / "prng_exch"
+    directory.mkdir()
+    daemon.arguments += [
+        "-o", f"tls_random_source={source}", "-o", f"tls_random_exchange_name={directory}",
+        "-o", "tls_random_reseed_period=1", "-o", "tls_random_prng_update_period=1",
+    ]  # fmt: skip
+    daemon.start()
+
+    def reasons() -> list[str]:
+        return list(status_of(daemon.socket_path)["reasons"])
+
+    wait_for(lambda: len(reasons()) == 2, "both reasons")
+    assert reasons() == [
+        f"the entropy source {source} cannot be used; the log says why",
+        "the PRNG exchange file cannot be updated; the log says why",
+    ]
+    with Connection(daemon.socket_path) as connection:
+        expect_seed(connection, 32)
+    source.write_bytes(bytes(range(256)))
+    directory.rmdir()
+    wait_for(lambda: reasons() == [], "that all is well")
+
+
 def test_counts_of_dead_workers_are_kept(daemon: Daemon) -> None:
     with Connection(daemon.socket_path) as connection:
         expect_seed(connection, 32)

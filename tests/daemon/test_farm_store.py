@@ -10,11 +10,25 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.control_client import status_of
 from support.daemon_clients import ask
 from support.daemon_process import Daemon, MakeDaemon, wait_for
 from support.farm_engines import NEEDS_REDIS, Redis
 from support.farm_secret import EXAMPLE_KEY, file_text, write
-from support.raw_client import NO_SESSION, OK, Connection, delete, found, lookup, seed, update
+from support.raw_client import (
+    NO_SESSION,
+    OK,
+    Connection,
+    data_of,
+    delete,
+    found,
+    lookup,
+    seed,
+    tktkey,
+    update,
+)
+
+from tlsmgr.status_object import parse
 
 pytestmark = NEEDS_REDIS
 SESSION = b"the session of a host\0" * 70
@@ -100,6 +114,25 @@ def test_a_session_of_one_host_is_found_on_another(pair: Pair, redis: Redis) -> 
     for cache_type in (b"smtp", b"lmtp", b"smtpd"):
         request = lookup(cache_type, b"id of " + cache_type)
         assert ask(other.socket_path, request) == found(SESSION + cache_type), "stored here as well"
+
+
+def test_the_status_has_the_farm(pair: Pair, redis: Redis) -> None:
+    """Both have the key that `tlsmgrctl farm` shows, and count what they asked."""
+    one, other = (parse(status_of(daemon.socket_path)) for daemon in pair)
+    for status, daemon in ((one, pair[0]), (other, pair[1])):
+        assert (status.state, status.reasons) == ("serving", ())
+        assert status.farm is not None
+        (store,) = status.farm.stores
+        assert (store.answers, sorted(store.caches)) == (True, ["lmtp", "smtp", "smtpd"])
+        reply = ask(daemon.socket_path, tktkey())
+        assert status.farm.key == data_of(reply, b"keybuf")[:4].hex()
+    assert one.farm is not None
+    assert other.farm is not None
+    assert one.farm.key == other.farm.key
+    assert ask(pair[0].socket_path, lookup(b"smtp", b"in no status")) == NO_SESSION
+    farm = parse(status_of(pair[0].socket_path)).farm
+    assert farm is not None
+    assert farm.asked == one.farm.asked + 1
 
 
 def test_nothing_readable_in_the_engine_or_the_farm_process(pair: Pair, redis: Redis) -> None:

@@ -17,12 +17,26 @@ from pathlib import Path
 from tlsmgr.status_object import (
     SERVING,
     Cache,
+    Farm,
+    FarmStore,
     Latency,
     Prng,
     Status,
     TicketKey,
     Worker,
     as_json,
+)
+
+FARM = Farm(
+    key="0123abcd",
+    stores=(
+        FarmStore("redis://a", ("smtp", "lmtp"), answers=True),
+        FarmStore("memcache:/b", ("smtpd",), answers=False),
+    ),
+    asked=12,
+    found=7,
+    late=1,
+    dropped=2,
 )
 
 

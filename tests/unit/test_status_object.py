@@ -10,6 +10,8 @@ import pytest
 from tlsmgr.status_object import (
     DEGRADED,
     Cache,
+    Farm,
+    FarmStore,
     Latency,
     Malformed,
     Prng,
@@ -34,7 +36,7 @@ FULL = Status(
     prng=Prng(4, 30, "getrandom", None),
     latency={"seed": Latency(12, 80, 900, 30, 400, ((16, 29), (None, 1)))},
     counters={"seed": 30},
-    farm={"slots": 3},
+    farm=Farm("0123abcd", (FarmStore("redis://a", ("smtp",), True),), 9, 5, 1, 0),
 )
 LEAST = {"pid": 7, "version": "1.0", "uptime_seconds": 0, "state": "serving"}
 

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from tlsmgr.stats import COUNTERS
-from tlsmgr.status_object import SERVING, Latency, Status
+from tlsmgr.status_object import IN_PLACE, SERVING, Farm, Latency, Status
 
 PREFIX = "postfix_tlsmgr"
 MEANINGS = {counter.name: counter.meaning for counter in COUNTERS}
@@ -43,7 +43,7 @@ class StatusCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return all metrics."""
-        up = self._status is not None
+        up = self._status is not None and self._status.pid != IN_PLACE
         yield _gauge("up", "Whether the tlsmgr answers on its control socket.", float(up))
         if self._status is not None:
             yield from families(self._status, self._now)
@@ -68,6 +68,8 @@ def families(status: Status, now: float) -> Iterator[Metric]:
     yield from _of_caches(status)
     yield from _of_ticket_keys(status, now)
     yield from _of_generator(status, now)
+    if status.farm is not None:
+        yield from _of_farm(status.farm)
 
 
 def _of_daemon(status: Status, now: float) -> Iterator[Metric]:
@@ -180,6 +182,20 @@ def _of_generator(status: Status, now: float) -> Iterator[Metric]:
     for name, text, age in moments:
         if age is not None:
             yield _gauge(f"{name}_timestamp_seconds", text, now - age)
+
+
+def _of_farm(farm: Farm) -> Iterator[Metric]:
+    if farm.key is not None:
+        text = "The beginning of the name of the farm's ticket key as a number: equal on all hosts."
+        yield _gauge("farm_key_fingerprint", text, int(farm.key, 16))
+    answers = GaugeMetricFamily(
+        f"{PREFIX}_farm_store_up",
+        "Whether a store of shared sessions answers.",
+        labels=("store",),
+    )
+    for store in farm.stores:
+        answers.add_metric((store.name,), float(store.answers))
+    yield answers
 
 
 def _unit(name: str) -> str:

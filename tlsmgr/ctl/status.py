@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tlsmgr.client.control import ask
-from tlsmgr.control_lines import StatusRequest
 from tlsmgr.ctl import status_view
 from tlsmgr.ctl.place import add_options, socket_of
-from tlsmgr.ctl.status_fetch import read
+from tlsmgr.ctl.status_fetch import fetch_text, read
 from tlsmgr.status_object import SERVING
 
 SUMMARY = "what the daemon is, has and did; exit status 1 if it is degraded or not there"
@@ -37,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `tlsmgrctl status`; return the exit status. Raises TlsmgrError."""
-    text = "\n".join(ask(socket_of(arguments), StatusRequest(), arguments.timeout))
+    text = fetch_text(socket_of(arguments), arguments.timeout)
     status = read(text)
     print(text if arguments.json else "\n".join(status_view.lines(status)))
     if status.state == SERVING:

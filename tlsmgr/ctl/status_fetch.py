@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
-from tlsmgr.client import ProtocolError
+from tlsmgr import __version__
+from tlsmgr.client import ProtocolError, Unavailable
 from tlsmgr.client.control import ask
 from tlsmgr.control_lines import StatusRequest
 from tlsmgr.ctl.place import socket_of
-from tlsmgr.status_object import Malformed, Status, parse
+from tlsmgr.install.launcher import read_note
+from tlsmgr.status_object import DEGRADED, IN_PLACE, Malformed, Status, as_json, parse
 
 
 def fetcher(arguments: argparse.Namespace) -> Callable[[], Status]:
@@ -25,7 +29,34 @@ def fetcher(arguments: argparse.Namespace) -> Callable[[], Status]:
 
 def fetch(path: str, timeout: float) -> Status:
     """Return the status of the daemon whose service socket is at `path`. TlsmgrError: none."""
-    return read("\n".join(ask(path, StatusRequest(), timeout)))
+    return read(fetch_text(path, timeout))
+
+
+def fetch_text(path: str, timeout: float) -> str:
+    """Return the same as the daemon sends it.
+
+    Where this program is enabled and could not start, it is made here, with a pid of 0.
+    """
+    try:
+        return "\n".join(ask(path, StatusRequest(), timeout))
+    except Unavailable:
+        reason = _why_in_place(os.path.dirname(os.path.dirname(path)))
+        if reason is None:
+            raise
+    text = f"Postfix's own tlsmgr runs in place of this one: {reason}"
+    status = Status(IN_PLACE, __version__, 0.0, DEGRADED, (text,))
+    return json.dumps(as_json(status))
+
+
+def _why_in_place(queue_directory: str) -> str | None:
+    """Return why Postfix's own program runs in place of this one, None if it does not."""
+    note = read_note(queue_directory)
+    try:
+        master = Path(queue_directory, "pid/master.pid").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    is_so = note.state in ("stock", "failed") and note.master == master
+    return (note.reason or "no reason") if is_so else None
 
 
 def read(text: str) -> Status:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tlsmgr.ctl.quantities import count, latency, share, size, span
-from tlsmgr.ctl.top_view import REQUESTS, farm_line, table
+from tlsmgr.ctl.top_view import REQUESTS, farm_lines, table
 from tlsmgr.status_object import NEW, Latency, Status
 
 CACHE_HEADING = (
@@ -33,7 +33,7 @@ def lines(status: Status) -> list[str]:
         "",
         *_ticket_keys(status),
         *_generator(status),
-        *farm_line(status),
+        *farm_lines(status),
     ]
 
 

@@ -130,18 +130,23 @@ def _secrets(now: Status) -> Iterator[str]:
         f"PRNG   {count(prng.reseeds)} reseeds, last {span(prng.last_reseed_seconds)} ago"
         f" from {prng.source or '-'}; exchange file {span(prng.exchange_saved_seconds)} ago"
     )
-    yield from farm_line(now)
+    yield from farm_lines(now)
 
 
-def farm_line(now: Status) -> Iterator[str]:
-    """Yield the line on the farm, if there is one."""
-    if now.farm is not None:
-        values = (f"{name} {value}" for name, value in now.farm.items() if _is_plain(value))
-        yield f"FARM   {', '.join(values)}"
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str | int | float)
+def farm_lines(now: Status) -> Iterator[str]:
+    """Yield the lines on the farm, if there is one."""
+    farm = now.farm
+    if farm is None:
+        return
+    yield f"FARM   the ticket key is {farm.key}" if farm.key else "FARM   ticket keys are our own"
+    for store in farm.stores:
+        state = "answers" if store.answers else "does not answer"
+        yield f"       {store.name} ({', '.join(store.caches)}) {state}"
+    if farm.stores:
+        yield (
+            f"       lookups: {count(farm.asked)} asked, {count(farm.found)} found,"
+            f" {count(farm.late)} late; {count(farm.dropped)} updates dropped"
+        )
 
 
 def _worker_lines(earlier: Status | None, now: Status, room: int) -> list[str]:

@@ -54,6 +54,8 @@ class ExchangeFile:
         self._existed = False
         self.updates = 0
         """How often the file was read and written by this process."""
+        self.is_failing = False
+        """Whether the latest try of an update failed."""
         self._locked_since: float | None = None
         self._limit = log.Limit(WARNING_INTERVAL)
 
@@ -81,6 +83,7 @@ class ExchangeFile:
         if not done:
             return self._postpone(now)
         self._locked_since = None
+        self.is_failing = False
         self._limit.over(f"PRNG exchange file {self._path}: works again")
         return next_delay(self._period, self._pool)
 
@@ -164,6 +167,7 @@ class ExchangeFile:
 
     def _report(self, reason: str, now: float) -> None:
         """Log a failure, but not each time."""
+        self.is_failing = True
         self._limit.warning(reason, f"PRNG exchange file {self._path}: {reason}", now)
 
 

@@ -29,6 +29,8 @@ class Reseeder:
         """
         self.readings = 0
         """How often the source was stirred into the pool by this process."""
+        self.is_failing = False
+        """Whether the latest try failed."""
         self._name = f"tls_random_source = {value}"
         self._source = source_of(value)
         self._count = count
@@ -68,6 +70,7 @@ class Reseeder:
         assert data is not None
         self._pool.stir(data)
         self.readings += 1
+        self.is_failing = False
         self._limit.over(f"{self._name}: works again")
         return next_delay(self._period, self._pool)
 
@@ -94,4 +97,5 @@ class Reseeder:
 
     def _report(self, reason: str, now: float) -> None:
         """Log a failure, but not each time."""
+        self.is_failing = True
         self._limit.warning(reason, f"{self._name}: {reason}", now)

@@ -7,11 +7,13 @@ while is out of order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tlsmgr.latency import BUCKETS, Histogram
 from tlsmgr.processes.inherited import STALL_TIME, CachePlan, Inherited
+from tlsmgr.processes.setup import Slots
 from tlsmgr.stats import INDEX
 from tlsmgr.status_object import (
     DEGRADED,
@@ -19,12 +21,17 @@ from tlsmgr.status_object import (
     OLD,
     SERVING,
     Cache,
+    Farm,
+    FarmStore,
     Latency,
     Prng,
     Status,
     TicketKey,
     Worker,
 )
+
+if TYPE_CHECKING:  # a host without a farm does not load it
+    from tlsmgr.processes.farm_plan import FarmPlan
 
 REQUESTS = ("seed", "policy", "lookup", "tktkey", "update", "delete")
 USAGE_TIME = 5.0  # seconds after which what workers noted of a cache is too old
@@ -33,7 +40,10 @@ NAME_DIGITS = 8  # of a ticket key
 
 @dataclass(frozen=True)
 class Facts:
-    """What does not change while the daemon runs. ``started`` is of time.monotonic()."""
+    """What does not change while the daemon runs. ``started`` is of time.monotonic().
+
+    The last two say what is configured, whether or not it can be used.
+    """
 
     pid: int
     version: str
@@ -41,6 +51,8 @@ class Facts:
     config_directory: str
     workers: int
     entropy_source: str
+    wants_farm_keys: bool = False  # a secret of a farm is configured
+    wants_farm_store: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ def make_status(facts: Facts, inherited: Inherited, now: Moment) -> Status:
     reasons = tuple(_reasons(facts, inherited, now))
     second = int(now.of_day)
     rotation = inherited.ticket_keys.next_rotation(second)
+    counters = inherited.stats.totals()
     return Status(
         pid=facts.pid,
         version=facts.version,
@@ -77,7 +90,8 @@ def make_status(facts: Facts, inherited: Inherited, now: Moment) -> Status:
         next_rotation_seconds=None if rotation is None else rotation - second,
         prng=_generator(facts, inherited, now),
         latency={kind: _latency(times) for kind, times in inherited.latency.totals().items()},
-        counters=inherited.stats.totals(),
+        counters=counters,
+        farm=_farm(inherited, counters, second),
     )
 
 
@@ -90,6 +104,8 @@ def _reasons(facts: Facts, inherited: Inherited, now: Moment) -> Iterator[str]:
     )
     if serving < facts.workers:
         yield f"{serving} of {facts.workers} workers serve"
+    yield from _reasons_of_generator(facts, inherited, now)
+    yield from _reasons_of_farm(facts, inherited, int(now.of_day))
     if scoreboard.files_blocked[0]:
         yield "a file system does not respond; sessions are not cached"
         return
@@ -97,6 +113,52 @@ def _reasons(facts: Facts, inherited: Inherited, now: Moment) -> Iterator[str]:
         noted = plan.shared.usage().noted
         if now.monotonic - max(noted, facts.started) > USAGE_TIME:
             yield f"the {plan.rules.cache_type} session cache cannot be used; the log says why"
+
+
+def _reasons_of_generator(facts: Facts, inherited: Inherited, now: Moment) -> Iterator[str]:
+    scoreboard, noted = inherited.scoreboard, inherited.scoreboard.generator()
+    janitor = Slots(facts.workers).janitor
+    if noted.source_fails:
+        yield f"the entropy source {facts.entropy_source} cannot be used; the log says why"
+    if noted.exchange_fails:
+        yield "the PRNG exchange file cannot be updated; the log says why"
+    silent = 0 < scoreboard.last_beat(janitor) <= now.monotonic - STALL_TIME
+    if silent and scoreboard.is_away(janitor):
+        yield "the entropy source or the PRNG exchange file does not respond"
+
+
+def _reasons_of_farm(facts: Facts, inherited: Inherited, second: int) -> Iterator[str]:
+    plan = inherited.farm
+    if facts.wants_farm_keys and not inherited.ticket_keys.is_scheduled(second):
+        yield "the farm secret cannot be used, ticket keys are not shared; the log says why"
+    if facts.wants_farm_store and (plan is None or not plan.engines):
+        yield "tlsmgr_farm_store cannot be used, sessions are not shared; the log says why"
+    for store in _stores(plan):
+        if not store.answers:
+            yield f"{store.name} does not answer; sessions are not shared"
+
+
+def _farm(inherited: Inherited, counters: Mapping[str, int], second: int) -> Farm | None:
+    """Return what this host shares with others, None for nothing."""
+    keys, plan = inherited.ticket_keys, inherited.farm
+    is_shared = keys.is_scheduled(second)
+    if plan is None and not is_shared:
+        return None
+    return Farm(
+        key=keys.known(second)[0].name.hex()[:NAME_DIGITS] if is_shared else None,
+        stores=tuple(_stores(plan)),
+        asked=counters["farm_lookups"],
+        found=counters["farm_found"],
+        late=counters["farm_late"],
+        dropped=counters["farm_dropped"],
+    )
+
+
+def _stores(plan: FarmPlan | None) -> Iterator[FarmStore]:
+    for lane, engine in enumerate(() if plan is None else plan.engines):
+        assert plan is not None
+        caches = tuple(name.decode() for name, its in plan.caches.items() if its == lane)
+        yield FarmStore(engine.name, caches, bool(plan.open_lanes[lane]))
 
 
 def _workers(inherited: Inherited) -> Iterator[Worker]:

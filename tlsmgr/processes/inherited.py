@@ -35,7 +35,7 @@ STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as
 RUNNING, STOPPING, RELOADING = range(3)  # what the daemon does
 SPREAD_SLACK = 16  # connections that a worker may have beyond its share
 
-_GENERATOR = struct.Struct("=Qdd")
+_GENERATOR = struct.Struct("=Qdd??")
 
 
 class Pipes(NamedTuple):
@@ -65,12 +65,14 @@ class GeneratorFacts(NamedTuple):
     """What was done for the pool: readings of the entropy source, and times of time.monotonic().
 
     ``reseeded`` is the time of the last reading, ``saved`` that of the exchange file's last update;
-    0 for never.
+    0 for never. The last two say that the latest try of that failed.
     """
 
     reseeds: int = 0
     reseeded: float = 0.0
     saved: float = 0.0
+    source_fails: bool = False
+    exchange_fails: bool = False
 
 
 class Scoreboard:

@@ -256,17 +256,19 @@ class Janitor:
         reseeder = self._duties.reseeder
         before, now = reseeder.readings, time.monotonic()
         delay = reseeder.run(now)
+        facts = self._scoreboard.generator()._replace(source_fails=reseeder.is_failing)
         if reseeder.readings > before:
-            facts = self._scoreboard.generator()
-            changed = facts._replace(reseeds=facts.reseeds + 1, reseeded=now)
-            self._scoreboard.note_generator(changed)
+            facts = facts._replace(reseeds=facts.reseeds + 1, reseeded=now)
+        self._scoreboard.note_generator(facts)
         return delay
 
     def _update_exchange_file(self, _: float) -> float:
         before, now = self._exchange.updates, time.monotonic()
         delay = self._exchange.update(now)
+        facts = self._scoreboard.generator()._replace(exchange_fails=self._exchange.is_failing)
         if self._exchange.updates > before:
-            self._scoreboard.note_generator(self._scoreboard.generator()._replace(saved=now))
+            facts = facts._replace(saved=now)
+        self._scoreboard.note_generator(facts)
         return delay
 
     def _on_disk(self, run: Callable[[float], float]) -> Callable[[float], float]:

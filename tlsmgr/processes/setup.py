@@ -89,6 +89,12 @@ def make_pool(conf: Configuration, memory: SharedMemory) -> Pool:
         raise Fatal(str(error)) from None
 
 
+def wants_farm_keys(conf: Configuration) -> bool:
+    """Return whether this host is to share its ticket keys."""
+    lifetime = session_timeout(conf.seconds("smtpd_tls_session_cache_timeout"))
+    return bool(conf.text("tlsmgr_farm_secret_file") and lifetime)
+
+
 def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Schedule | None:
     """Return the ticket keys that this host shares with its farm; None: it has keys of its own.
 
@@ -97,7 +103,7 @@ def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Sche
     """
     path = conf.text("tlsmgr_farm_secret_file")
     lifetime = session_timeout(conf.seconds("smtpd_tls_session_cache_timeout"))
-    if not path or not lifetime:
+    if not wants_farm_keys(conf):
         return None
     from tlsmgr.farm import schedule, secret, secret_file
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
-from support.status_samples import busy, degraded
+from support.status_samples import FARM, busy, degraded
 
 from tlsmgr.ctl.metrics_families import IN_FAMILIES, registry
 from tlsmgr.stats import COUNTERS, SUMMED
@@ -86,6 +87,20 @@ def test_no_daemon() -> None:
     assert values(None) == {"up": 0}
 
 
+def test_the_program_of_postfix_in_place_of_this_one() -> None:
+    found = values(Status(0, "1.0", 0.0, "degraded", ("why",)))
+    assert (found["up"], found["degraded"]) == (0, 1)
+
+
+def test_a_farm() -> None:
+    """Its key as a number, which hosts compare, and not as a label, which changes each hour."""
+    found = values(replace(busy(60), farm=FARM))
+    assert found["farm_key_fingerprint"] == 0x0123ABCD
+    assert found["farm_store_up{store=redis://a}"] == 1
+    assert found["farm_store_up{store=memcache:/b}"] == 0
+    assert not [name for name in values(busy(60)) if name.startswith("farm")]
+
+
 def test_a_daemon_that_says_the_least() -> None:
     assert values(LEAST)["up"] == 1
 
@@ -118,8 +133,8 @@ def test_a_counter_of_a_later_version_is_a_metric_too() -> None:
 
 def test_labels_have_few_values() -> None:
     """No id, no key, no destination: what they could be is in this list."""
-    labels = {"request", "cache", "reason", "serves", "le", "version", "config_directory"}
-    for family in registry(busy(60), NOW).collect():
+    labels = {"request", "cache", "reason", "serves", "le", "version", "config_directory", "store"}
+    for family in registry(replace(busy(60), farm=FARM), NOW).collect():
         for sample in family.samples:
             assert set(sample.labels) <= labels
             assert not re.search("0123abcd|89abcdef", "".join(sample.labels.values()))

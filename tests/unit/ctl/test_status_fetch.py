@@ -67,6 +67,22 @@ def test_no_daemon(tmp_path: Path) -> None:
         fetch(str(tmp_path / "s"), 30.0)
 
 
+def test_the_program_of_postfix_in_place_of_this_one(tmp_path: Path) -> None:
+    """After a start that failed, under the master(8) that runs; its socket is beside the note."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "pid").mkdir()
+    socket_path, note = str(tmp_path / "private/tlsmgr"), tmp_path / "pid/tlsmgr-prefork.start"
+    (tmp_path / "pid/master.pid").write_text("             123\n")
+    note.write_text("stock 123 no packages for python3.13\n")
+    status = fetch(socket_path, 30.0)
+    reason = "Postfix's own tlsmgr runs in place of this one: no packages for python3.13"
+    assert (status.state, status.reasons, status.pid) == ("degraded", (reason,), 0)
+    for text in ("stock 122 of another master\n", "", "starting 123\n"):
+        note.write_text(text)
+        with pytest.raises(Unavailable):
+            fetch(socket_path, 30.0)
+
+
 def test_a_daemon_that_does_not_answer(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "s-control"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from support.status_samples import busy, degraded
+from support.status_samples import FARM, busy, degraded
 
 from tlsmgr.ctl.status_view import lines
-from tlsmgr.status_object import Prng, Status
+from tlsmgr.status_object import Farm, Prng, Status
 
 SHOWN = """\
 tlsmgr 1.0, pid 4711: serving
@@ -62,5 +62,8 @@ def test_the_least_there_is() -> None:
 
 
 def test_a_farm() -> None:
-    shown = lines(replace(busy(1), farm={"stored": 3}, prng=Prng()))
-    assert shown[-1] == "FARM   stored 3"
+    shown = lines(replace(busy(1), farm=FARM, prng=Prng()))
+    assert "FARM   the ticket key is 0123abcd" in shown
+    shown = lines(replace(busy(1), farm=Farm(stores=FARM.stores), prng=Prng()))
+    assert "FARM   ticket keys are our own" in shown
+    assert "       memcache:/b (smtpd) does not answer" in shown

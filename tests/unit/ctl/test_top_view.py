@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.status_samples import busy, degraded
+from support.status_samples import FARM, busy, degraded
 
 from tlsmgr.ctl.top_view import lines, quantile
 from tlsmgr.status_object import Status, Worker
@@ -72,8 +72,13 @@ def test_the_reasons_of_a_degraded_daemon_come_first() -> None:
 
 
 def test_a_farm_has_a_line() -> None:
-    shown = lines(None, replace(busy(60), farm={"slots": 3, "keys": ["x"]}), WIDTH, HEIGHT)
-    assert "FARM   slots 3" in shown
+    shown = lines(None, replace(busy(60), farm=FARM), WIDTH, HEIGHT)
+    start = shown.index("FARM   the ticket key is 0123abcd")
+    assert shown[start + 1 : start + 4] == [
+        "       redis://a (smtp, lmtp) answers",
+        "       memcache:/b (smtpd) does not answer",
+        "       lookups: 12 asked, 7 found, 1 late; 2 updates dropped",
+    ]
 
 
 @pytest.mark.parametrize("width", [0, 1, 10, 79, 200])

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.parent_parts import inherited_for
 
+from tlsmgr.farm.engine import Settings
 from tlsmgr.latency import SEEDS
 from tlsmgr.processes.control_status import USAGE_TIME, Facts, Moment, make_status
+from tlsmgr.processes.farm_plan import FarmPlan
 from tlsmgr.processes.inherited import STALL_TIME, GeneratorFacts, Inherited
+from tlsmgr.processes.setup import Slots
 from tlsmgr.sessions.shared import Usage
 from tlsmgr.stats import CACHE_INDEX, INDEX
 from tlsmgr.status_object import (
     DEGRADED,
     SERVING,
     Cache,
+    Farm,
+    FarmStore,
     Prng,
     Status,
     TicketKey,
@@ -102,6 +108,99 @@ def test_ticket_keys(daemon: Inherited) -> None:
 def test_the_generator(daemon: Inherited) -> None:
     daemon.scoreboard.note_generator(GeneratorFacts(4, NOW.monotonic - 30, NOW.monotonic - 0.5))
     assert status_of(daemon).prng == Prng(4, 30.0, "dev:/dev/urandom", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (
+            GeneratorFacts(source_fails=True),
+            "the entropy source dev:/dev/urandom cannot be used; the log says why",
+        ),
+        (
+            GeneratorFacts(exchange_fails=True),
+            "the PRNG exchange file cannot be updated; the log says why",
+        ),
+    ],
+)
+def test_what_the_generator_lacks(daemon: Inherited, fault: GeneratorFacts, reason: str) -> None:
+    daemon.scoreboard.note_generator(fault)
+    status = status_of(daemon)
+    assert (status.state, status.reasons) == (DEGRADED, (reason,))
+
+
+def test_a_janitor_that_something_else_than_a_session_file_blocks(daemon: Inherited) -> None:
+    janitor = Slots(FACTS.workers).janitor
+    daemon.scoreboard.beat(janitor, NOW.monotonic - STALL_TIME, 0)
+    assert status_of(daemon).reasons == ()
+    with daemon.scoreboard.away_from_files(janitor):
+        (reason,) = status_of(daemon).reasons
+        assert reason == "the entropy source or the PRNG exchange file does not respond"
+        daemon.scoreboard.beat(janitor, NOW.monotonic, 0)
+        assert status_of(daemon).reasons == ()
+
+
+# The farm
+
+
+class OneKey:
+    """A farm's schedule with a single key."""
+
+    key: bytes | None = b"\x01\x23\xab\xcd" + bytes(84)
+
+    def current(self, now: int) -> bytes | None:
+        return self.key
+
+    def named(self, name: bytes, now: int) -> bytes | None:
+        return self.key
+
+    def known(self, now: int) -> list[tuple[bytes, int, bool]]:
+        return [(self.key[:16], now - 100, True)] if self.key else []
+
+    def next_rotation(self, now: int) -> int:
+        return now + 60
+
+
+def of_a_farm(daemon: Inherited) -> tuple[Inherited, OneKey, FarmPlan]:
+    """The daemon with a farm's keys, and a store that answers."""
+    schedule = OneKey()
+    engine = Settings("redis", "redis://a", {"password": "not to be shown"}, 0.05)
+    plan = FarmPlan((engine,), {b"smtp": 0}, memoryview(bytearray(b"\1")), 0.05, {}, {}, None)
+    daemon.ticket_keys._schedule = schedule
+    return replace(daemon, farm=plan), schedule, plan
+
+
+def test_a_host_of_a_farm(daemon: Inherited) -> None:
+    assert status_of(daemon).farm is None
+    shared, _, _ = of_a_farm(daemon)
+    for name, count in (("lookups", 9), ("found", 5), ("late", 2), ("dropped", 1)):
+        shared.stats.row(1)[INDEX[f"farm_{name}"]] += count
+    status = status_of(shared)
+    store = FarmStore("redis://a", ("smtp",), answers=True)
+    assert status.farm == Farm("0123abcd", (store,), asked=9, found=5, late=2, dropped=1)
+    assert status.reasons == ()
+    assert "not to be shown" not in str(as_json(status))
+
+
+def test_a_store_that_does_not_answer(daemon: Inherited) -> None:
+    shared, _, plan = of_a_farm(daemon)
+    plan.open_lanes[0] = 0
+    status = status_of(shared)
+    assert status.reasons == ("redis://a does not answer; sessions are not shared",)
+    assert status.farm is not None
+    assert not status.farm.stores[0].answers
+
+
+def test_a_farm_that_cannot_be_used(daemon: Inherited) -> None:
+    """It is configured, and the log says what is wrong with it."""
+    wanted = replace(FACTS, wants_farm_keys=True, wants_farm_store=True)
+    keys, store = make_status(wanted, daemon, NOW).reasons
+    assert keys == "the farm secret cannot be used, ticket keys are not shared; the log says why"
+    assert store == "tlsmgr_farm_store cannot be used, sessions are not shared; the log says why"
+    shared, schedule, _ = of_a_farm(daemon)
+    assert make_status(wanted, shared, NOW).reasons == ()
+    schedule.key = None
+    assert make_status(wanted, shared, NOW).reasons == (keys,)
 
 
 def test_latency(daemon: Inherited) -> None:

@@ -10,12 +10,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.checkout import CHECKOUT
-from support.status_samples import busy
+from support.status_samples import FARM, busy
 
 from tlsmgr.ctl.metrics_families import registry
 from tlsmgr.stats import COUNTERS
@@ -63,6 +64,7 @@ HEALTHY = {
     'requests_total{instance="a",request="tktkey"}': "0+20x900",
     'unknown_keys_total{instance="a"}': "0+0x900",
     'ticket_key_age_seconds{instance="a",serves="new"}': "900x900",
+    'farm_key_fingerprint{instance="a"}': "19114957x900",
 }
 FAULTS = [
     ("TlsmgrDown", 'up{instance="a"}', "0x900"),
@@ -70,6 +72,7 @@ FAULTS = [
     ("TlsmgrHitRateFell", 'cache_hits_total{instance="a",cache="smtp"}', "0+180x800 144000x100"),
     ("TlsmgrTicketKeyTooOld", 'ticket_key_age_seconds{instance="a",serves="new"}', "2200x900"),
     ("TlsmgrUnknownTicketKeys", 'unknown_keys_total{instance="a"}', "0+2x900"),
+    ("TlsmgrFarmKeysDiffer", 'farm_key_fingerprint{instance="b"}', "19114958x900"),
 ]  # series of one value in two minutes, for 30 hours
 
 
@@ -123,7 +126,7 @@ def expressions() -> Iterator[str]:
 def metric_names() -> set[str]:
     """The names of all metrics, as Prometheus stores them."""
     names = {f"postfix_tlsmgr_{counter.name}_total" for counter in COUNTERS}
-    for family in registry(busy(60), 1e9).collect():
+    for family in registry(replace(busy(60), farm=FARM), 1e9).collect():
         names |= {sample.name for sample in family.samples}
     return names
 
