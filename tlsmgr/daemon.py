@@ -258,7 +258,7 @@ def _add_control(
     endpoint = control_socket.make(mode.listeners, mode.identity)
     if endpoint is None:
         return
-    slot = setup.Slots(setup.worker_count(conf)).control
+    slots = setup.Slots(setup.worker_count(conf))
     facts = Facts(
         pid=os.getpid(),
         version=__version__,
@@ -270,15 +270,19 @@ def _add_control(
         wants_farm_store=bool(conf.text("tlsmgr_farm_store")),
     )
 
-    def start() -> Start:
-        uses_files = parent.access.located is not None
+    def start(slot: int) -> Start:
+        uses_files = parent.access.located is not None and slot == slots.control
         record, alive = parent.access.record(uses_files), parent.parent_alive_fd
         entry = partial(
             control.main, record, slot, endpoint.listener, alive, mode.identity.uid, facts
         )
         return Start(uses_files, entry)
 
-    parent.add_auxiliary(Auxiliary("control process", slot, start, follows_files=True))
+    parent.add_auxiliary(
+        Auxiliary(
+            "control process", slots.control, start, follows_files=True, spare=slots.spare_control
+        )
+    )
     parent.at_end(lambda _: endpoint.remove())
 
 
@@ -288,7 +292,7 @@ def _start_farm(parent: Parent, identity: jail.Identity, inherited: Inherited, s
 
     leave_root = partial(jail.enter, identity._replace(unprivileged=True, chroots=False), "")
 
-    def start() -> Start:
+    def start(slot: int) -> Start:
         outside = not (parent.is_jailed and identity.chroots)
         alive = parent.parent_alive_fd
         entry = partial(farm_keeper.main, inherited, slot, alive, leave_root if outside else None)

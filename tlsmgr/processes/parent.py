@@ -26,7 +26,7 @@ from functools import partial
 
 from tlsmgr import log
 from tlsmgr.processes import bridge, janitor, signals, succession, worker, worker_start
-from tlsmgr.processes.auxiliaries import Auxiliary, Start
+from tlsmgr.processes.auxiliaries import Auxiliaries, Auxiliary, Start
 from tlsmgr.processes.children import HUNG_TIME, Child, Children, describe_end
 from tlsmgr.processes.ending import Ending
 from tlsmgr.processes.file_access import FileAccess
@@ -76,7 +76,8 @@ class Parent:
         self._poll = select.poll()
         self._open_pipes()
         self._janitor = Auxiliary("janitor", self._slots.janitor, self._start_of_janitor)
-        self._auxiliaries = {self._janitor.slot: self._janitor}
+        self._auxiliaries = Auxiliaries()
+        self._auxiliaries.add(self._janitor)
 
     @property
     def parent_alive_fd(self) -> int:
@@ -94,7 +95,7 @@ class Parent:
 
     def add_auxiliary(self, auxiliary: Auxiliary) -> None:
         """Have this process forked beside the workers."""
-        self._auxiliaries[auxiliary.slot] = auxiliary
+        self._auxiliaries.add(auxiliary)
 
     @property
     def leaves_workers(self) -> bool:
@@ -107,8 +108,8 @@ class Parent:
 
     def start_before_jail(self, auxiliary: Auxiliary) -> None:
         """Have this process forked, for the first time now."""
-        self._auxiliaries[auxiliary.slot] = auxiliary
-        self._spawn_auxiliary(auxiliary, time.monotonic())
+        self._auxiliaries.add(auxiliary)
+        self._spawn_auxiliary(auxiliary, auxiliary.slot, time.monotonic())
 
     def stop(self) -> None:
         """End the loop after this iteration."""
@@ -126,11 +127,11 @@ class Parent:
         Raises Fatal for bad configuration that only the disk shows.
         """
         deadline = time.monotonic() + LOCATE_TIME
-        self._spawn_auxiliary(self._janitor, time.monotonic())
+        self._spawn_auxiliary(self._janitor, self._janitor.slot, time.monotonic())
         while self.access.located is None and (left := deadline - time.monotonic()) > 0:
             self._take_message(min(left, LOOK_INTERVAL))
             if self._reap():
-                self._spawn_auxiliary(self._janitor, time.monotonic())
+                self._spawn_auxiliary(self._janitor, self._janitor.slot, time.monotonic())
         self.access.wait_for_files(time.monotonic())
 
     def run(self) -> None:
@@ -230,7 +231,7 @@ class Parent:
     def _end_followers(self, only_without_files: bool = False) -> None:
         """End auxiliary processes whose successors have to open the files."""
         for child in self._children:
-            auxiliary = self._auxiliaries.get(child.slot)
+            auxiliary = self._auxiliaries.of(child.slot)
             if auxiliary is None or not auxiliary.follows_files or child.retired:
                 continue
             if not (only_without_files and child.uses_files):
@@ -250,10 +251,9 @@ class Parent:
         return self._workers - len(self._serving())
 
     def _spawn_missing(self, now: float) -> None:
-        taken = {child.slot for child in self._children}
-        for slot, auxiliary in self._auxiliaries.items():
-            if slot not in taken and now >= auxiliary.due:
-                self._spawn_auxiliary(auxiliary, now)
+        blocked = bool(self._scoreboard.files_blocked[0])
+        for auxiliary, slot in list(self._auxiliaries.missing(self._children, blocked, now)):
+            self._spawn_auxiliary(auxiliary, slot, now)
         if self.access.seconds_left(now):
             return
         for slot in self._free_slots(self._missing()):
@@ -283,13 +283,12 @@ class Parent:
         for connection in clients:
             os.close(connection)
 
-    def _spawn_auxiliary(self, auxiliary: Auxiliary, now: float) -> None:
-        if not self._spawn(auxiliary.name, auxiliary.slot, auxiliary.start()):
+    def _spawn_auxiliary(self, auxiliary: Auxiliary, slot: int, now: float) -> None:
+        if not self._spawn(auxiliary.name, slot, auxiliary.start(slot)):
             auxiliary.note_failed_fork(now)
 
-    def _start_of_janitor(self) -> Start:
-        slot, alive = self._slots.janitor, self._pipes.parent_alive_fd
-        return self.access.janitor_start(slot, alive, self.is_jailed)
+    def _start_of_janitor(self, slot: int) -> Start:
+        return self.access.janitor_start(slot, self._pipes.parent_alive_fd, self.is_jailed)
 
     def _spawn(self, name: str, slot: int, start: Start) -> bool:
         self._process_number.advance()
@@ -321,7 +320,7 @@ class Parent:
             log.info(f"freed a lock that {child.name} pid {child.pid} held when it died")
         self._stats.collect(child.slot)
         self._latency.collect(child.slot)
-        if self._stopping or child.retired or (child.slot in self._auxiliaries and code == 0):
+        if self._stopping or child.retired or (self._auxiliaries.of(child.slot) and code == 0):
             return
         log.warning(f"{child.name} pid {child.pid} {describe_end(code)}")
         if code in DAMAGE and child.uses_files:
@@ -331,7 +330,7 @@ class Parent:
 
     def _plan_successor(self, child: Child, code: int, served: bool) -> None:
         now = time.monotonic()
-        auxiliary = self._auxiliaries.get(child.slot)
+        auxiliary = self._auxiliaries.of(child.slot)
         if auxiliary is not None:
             auxiliary.note_end(now, child.started, child.retired)
         elif not child.retired:  # else its successor is there already

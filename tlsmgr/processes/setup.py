@@ -61,8 +61,9 @@ class Slots:
 
     def __init__(self, workers: int) -> None:
         self.workers = range(1, 2 * workers + 1)
-        self.janitor, self.control, self.farm = range(2 * workers + 1, 2 * workers + 4)
-        self.count = 2 * workers + 4
+        first = 2 * workers + 1
+        self.janitor, self.control, self.farm, self.spare_control = range(first, first + 4)
+        self.count = first + 4
 
 
 # Before the fork. Raises Fatal.
