@@ -194,6 +194,21 @@ def test_without_postfix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert place.find({"HOME": "/h", "XDG_STATE_HOME": "/s"}).socket == "/s/tlsmgr/private/tlsmgr"
 
 
+def test_the_service_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After tlsmgr-start, if its socket exists."""
+    service = tmp_path / "service"
+    monkeypatch.setattr(place, "SEARCH_PATH", str(tmp_path))
+    monkeypatch.setattr(place, "SERVICE_SOCKET", str(service))
+    environment = {"PATH": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
+    own = Path(place.standalone(environment).socket)
+    assert place.find(environment).socket == str(own)
+    service.write_text("")
+    assert place.find(environment).socket == str(service)
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    assert place.find(environment).socket == str(own)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="acts as a user who may not enter a directory")
 def test_a_directory_that_may_not_be_entered(tmp_path: Path) -> None:
     closed = Path(tempfile.mkdtemp(prefix="tm-"))

@@ -2,9 +2,9 @@
 
 `--socket` names the socket, `-c` the configuration directory. With neither, the Postfix of this
 machine that has this program enabled comes first, of several instances the first in Postfix's
-order, then scripts/tlsmgr-start. A caller who may not enter Postfix's private directory gets the
-socket of tlsmgr-start if there is one, and else Postfix's, for an error that names the directory. A
-Postfix that is missing, broken or uses its own tlsmgr is then no error.
+order, then scripts/tlsmgr-start, then the systemd service. A caller who may not enter Postfix's
+private directory gets the socket of one of these if there is one, and else Postfix's, for an error
+that names the directory. A Postfix that is missing, broken or uses its own tlsmgr is then no error.
 
 A directory with a master.cf is Postfix's, any other one that of `tlsmgr-start -c`.
 """
@@ -24,6 +24,7 @@ from tlsmgr.install.launcher import NAME as COMMAND  # of the tlsmgr service in 
 from tlsmgr.log import Fatal
 
 SEARCH_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin:/bin"
+SERVICE_SOCKET = "/run/tlsmgr/tlsmgr"  # of the unit tlsmgr.socket
 TIME_LIMIT = 10.0  # seconds for one postconf(1), which takes a hundredth
 
 
@@ -74,11 +75,13 @@ def find(environment: Mapping[str, str], directory: str | None = None) -> Instan
     """Return the tlsmgr of that directory, or the default one. TlsmgrError: there is none."""
     if directory is not None:
         return _in_directory(environment, os.path.abspath(directory))
-    own, postfix = standalone(environment), enabled_postfix(environment)
+    others = (standalone(environment), Instance(SERVICE_SOCKET, "", False))
+    present = next((other for other in others if os.path.exists(other.socket)), None)
+    postfix = enabled_postfix(environment)
     if postfix is None:
-        return own
-    private = os.path.dirname(postfix.socket)
-    return own if not os.access(private, os.X_OK) and os.path.exists(own.socket) else postfix
+        return present or others[0]
+    may_enter = os.access(os.path.dirname(postfix.socket), os.X_OK)
+    return postfix if may_enter or present is None else present
 
 
 def standalone(environment: Mapping[str, str]) -> Instance:
