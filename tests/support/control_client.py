@@ -53,7 +53,7 @@ def data_of(service: str, line: str) -> list[Any]:
     """Return the objects of a reply, which must end with `ok`."""
     *lines, last = ask(service, line)
     assert last == "ok", last
-    return [json.loads(each) for each in lines]
+    return [json.loads(each) for each in lines if each]  # an empty one: the work goes on
 
 
 def status_of(service: str) -> Any:
