@@ -41,6 +41,12 @@ clean() (
         ${no_proxy:+"no_proxy=$no_proxy"} ${NO_PROXY:+"NO_PROXY=$NO_PROXY"} "$@"
 )
 
+# Run a Python with these arguments. An empty file, as a full disk leaves one, would be run as a
+# shell script, with success.
+run_python() { # PYTHON ...
+    [ -s "$1" ] && clean "$@" 2>/dev/null
+}
+
 # Set $base to a Python 3.10 or later: $PYTHON, or else the system's, or else the first in PATH.
 # The system's is root's alone, as a daemon's should be, and in general the fastest. One that can
 # import the modules that are named goes before one that cannot.
@@ -59,8 +65,8 @@ find_base() { # MODULES
                 /*) ;;
                 *) base=$PWD/$base ;;
             esac
-            clean "$base" -I -c "import sys, $needed; sys.exit(sys.version_info < (3, 10))" \
-                2>/dev/null && return
+            run_python "$base" -I -c \
+                "import sys, $needed; sys.exit(sys.version_info < (3, 10))" && return
         done
     done
     [ -z "${PYTHON:-}" ] || die "PYTHON=$PYTHON is not a Python 3.10 or later"
@@ -69,7 +75,7 @@ find_base() { # MODULES
 }
 
 any_python() {
-    is_ready '' && "$python" -I -c '' 2>/dev/null && return
+    is_ready '' && run_python "$python" -I -c '' && return
     find_base sys
     python=$base
 }
@@ -137,8 +143,8 @@ prepare() { # EXTRAS
         say "repairs or updates $root/.venv${TLSMGR_IMPORT_FAILED:+ ($TLSMGR_IMPORT_FAILED)}"
     fi
     fresh=
-    if ! is_chosen || ! clean "$python" -I -c \
-        'import sys, pip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    if ! is_chosen || ! run_python "$python" -I -c \
+        'import sys, pip; sys.exit(sys.version_info < (3, 10))'; then
         create
     fi
     install "$1"
@@ -166,7 +172,7 @@ unwritable() { # PATH
 create() {
     [ -w "$root" ] || unwritable "$root"
     find_base 'venv, ensurepip'
-    clean "$base" -I -c 'import venv, ensurepip' 2>/dev/null ||
+    run_python "$base" -I -c 'import venv, ensurepip' ||
         die "$base lacks its venv module (on Debian: apt-get install python3-venv)"
     rm -rf -- "$root/.venv" || unwritable "$root/.venv"
     say "makes a virtual environment in $root/.venv with $base"

@@ -11,6 +11,7 @@ from support.checkout import CHECKOUT
 
 SCRIPT = CHECKOUT / "scripts" / "venv.sh"
 COMPLETE = "#!/bin/sh\nexit 0\n"
+EMPTY = ""  # which a shell runs, with success
 TOO_OLD = "#!/bin/sh\nexit 1\n"
 WITHOUT_ENSUREPIP = '#!/bin/sh\ncase "$*" in *ensurepip*) exit 1;; esac\n'
 
@@ -41,6 +42,7 @@ def write_program(path: Path, text: str) -> None:
         (COMPLETE, COMPLETE, "system"),
         (None, COMPLETE, "python3"),
         (TOO_OLD, COMPLETE, "python3"),
+        (EMPTY, COMPLETE, "python3"),
         (WITHOUT_ENSUREPIP, COMPLETE, "python3"),
         (WITHOUT_ENSUREPIP, WITHOUT_ENSUREPIP, "system"),
         (WITHOUT_ENSUREPIP, TOO_OLD, "system"),

@@ -69,6 +69,15 @@ def test_a_damaged_checkout_is_one_line_that_shows_the_way_out(
     assert line.endswith("postconf -F tlsmgr/unix/command=tlsmgr && postfix reload")
 
 
+def test_status_is_no_success_when_the_interpreter_is_an_empty_file(tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own")
+    checkout.python.parent.mkdir(parents=True)
+    checkout.python.touch(0o755)
+    done = run(checkout.root / "scripts/tlsmgr-postfix", "-c", "/nonexistent", "status")
+    assert done.returncode == 2
+    assert done.stderr.startswith("tlsmgr-postfix: fatal: ")
+
+
 @pytest.mark.parametrize("name", ["tlsmgr-start", "tlsmgrctl"])
 def test_a_reader_that_has_gone_is_no_error(name: str) -> None:
     reader, writer = os.pipe()

@@ -61,6 +61,11 @@ def dangling_interpreter(checkout: SmallCheckout) -> None:
         path.symlink_to("/nonexistent/python3")
 
 
+def empty_interpreter(checkout: SmallCheckout) -> None:
+    checkout.python.unlink()
+    checkout.python.touch(0o755)
+
+
 def packages_of_another_python(checkout: SmallCheckout) -> None:
     checkout.packages.parent.rename(checkout.root / ".venv/lib/python3.1")
 
@@ -95,6 +100,7 @@ def empty_stamp(checkout: SmallCheckout) -> None:
     [
         no_pip,
         dangling_interpreter,
+        empty_interpreter,
         packages_of_another_python,
         no_directory,
         no_path_file,
