@@ -34,6 +34,7 @@ from tlsmgr.pidfile import pid_file
 from tlsmgr.socketfile import listening, locked, make_directory
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PROCESS_NAME = "tlsmgr"  # in ps(1), and in log lines
 USAGE_ERROR = 64  # sysexits(3), EX_USAGE
 PR_SET_DUMPABLE = 4  # prctl(2)
 
@@ -89,7 +90,9 @@ def start(chosen: argparse.Namespace) -> None:
     # Imported here, so that --help and --version need none of the packages.
     from tlsmgr import daemon
     from tlsmgr.processes.jail import Identity
+    from tlsmgr.processes.names import name_process
 
+    name_process(PROCESS_NAME)
     _exit_on_signals()
     os.umask(0o077)
     _forbid_dumps()
@@ -106,7 +109,7 @@ def start(chosen: argparse.Namespace) -> None:
         on_ready: Callable[[], None] = partial(_announce, path)
         if chosen.daemon:
             on_ready = stack.enter_context(daemonize.detached(on_ready))
-            maillog_client.connect(conf, "tlsmgr", also_stderr=True)
+            maillog_client.connect(conf, PROCESS_NAME, also_stderr=True)
         if pid_path:
             stack.enter_context(pid_file(pid_path))
         watchdog = systemd.Watchdog(path, os.environ)

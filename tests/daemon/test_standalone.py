@@ -39,6 +39,7 @@ def test_defaults(make_daemon: MakeDaemon) -> None:
         assert ask(daemon.socket_path, policy(cache_type)) == policy_is(1, 3600)
         assert (daemon.directory / f"{cache_type.decode()}_scache.sessions").exists()
     assert len(daemon.workers()) == len(os.sched_getaffinity(0))
+    assert Path(f"/proc/{daemon.pid}/comm").read_text() == "tlsmgr\n"
     assert not [line for line in daemon.lines() if "warning" in line or "error" in line]
 
 
