@@ -62,14 +62,29 @@ def give_up(reason: str) -> NoReturn:
 def run(main: Callable[[], int]) -> int:
     """Return the exit status; what was printed has been written by then."""
     try:
-        try:
-            return main()
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+        status = main()
+    except SystemExit as end:  # argparse, after --help
+        status = int(end.code or 0)
     except BrokenPipeError:
+        status = 1
+    return after_output(status)
+
+
+def after_output(status: int) -> int:
+    """Write what is left of the output. Return the exit status, which is a failure if that fails.
+
+    Say why, unless the program did, or the reader has gone.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
-        return 1
+        if status != 1 and not isinstance(error, BrokenPipeError):
+            program = os.path.basename(sys.argv[0])
+            print(f"{program}: fatal: cannot write the output: {error.strerror}", file=sys.stderr)
+        return status or 1
+    return status
 
 
 if __name__ == "__main__":

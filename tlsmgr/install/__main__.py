@@ -246,7 +246,12 @@ def _interrupted(number: int, _: object) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    """Print it. Nobody may read it, and the disk may be full: what was begun is done all the same.
+
+    What could not be written stays in the buffer, so the last flush of the process fails again.
+    """
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
 
 
 def _complain(text: str) -> None:
