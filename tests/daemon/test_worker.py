@@ -122,10 +122,10 @@ def test_a_worker_has_nothing_but_its_heritage(daemon: Daemon) -> None:
     with Connection(daemon.socket_path) as connection:
         connection.ask(seed(1))
     for worker in daemon.workers():
-        wait_for(lambda w=worker: sockets_of(w.pid) <= 1, "end of the client")  # type: ignore[misc]
+        wait_for(lambda w=worker: sockets_of(w.pid) <= 2, "end of the client")  # type: ignore[misc]
         have = descriptors_of(worker.pid)
         assert [what for what in have.values() if not allowed.match(what)] == []
-        assert sum(what.startswith("socket:") for what in have.values()) == 1, "the listener"
+        assert sum(what.startswith("socket:") for what in have.values()) == 2, "listener, bridge"
         files = [what for what in have.values() if what.endswith("_scache.sessions")]
         assert len(set(files)) == 3
         assert not [fd for fd in have if os.path.isdir(f"/proc/{worker.pid}/fd/{fd}")]
