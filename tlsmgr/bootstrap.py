@@ -3,10 +3,11 @@
 The launcher (see install/launcher.py) writes the note, then runs this file. The note says that a
 start is under way, and under which master(8). It is emptied when a worker serves, or at an orderly
 end. If the daemon cannot be imported or fails before that, the reason goes into the note, and this
-process ends with status 0. master(8) then starts the launcher again at once, because its client
-still waits; the launcher reads the note, logs one warning with the reason, and runs Postfix's own
-tlsmgr. A process that dies without a chance to do this leaves the note as it is, with the same
-effect. So no failure has to be handled in a process that gave up its privileges.
+process ends with status 0. master(8) then starts the launcher again for the next client, or for one
+that lost its connection and asks again after a second; the launcher reads the note, logs one
+warning with the reason, and runs Postfix's own tlsmgr. A process that dies without a chance to do
+this leaves the note as it is, with the same effect. So no failure has to be handled in a process
+that gave up its privileges.
 
 The note stays open across the jail. Its only effect is which tlsmgr runs next, and for how long:
 until the next reload. Without a note (a test start, a start by hand) a failure is fatal, as usual.

@@ -113,6 +113,17 @@ class TicketKeys:
         """Make no more keys: a worker whose daemon has a successor, which does not know them."""
         self._is_frozen = True
 
+    def provide(self, now: int, seconds: int) -> None:
+        """Have a key for new tickets that lasts for so long, for workers that make no more.
+
+        A smtpd(8) that gets none fails the handshake.
+        """
+        if self._half_life <= seconds or self._is_scheduled(now):
+            return
+        first = (self._read() or _NO_KEYS)[:KEY_BYTES]
+        if not self._lasts(first, now + seconds, now):
+            self._rotate(now, seconds)
+
     def named(self, name: bytes, now: int) -> bytes | None:
         """Return the 88-byte key of this 16-byte name while it may decrypt tickets at `now`."""
         if not self._half_life:
@@ -193,14 +204,17 @@ class TicketKeys:
         (tout,) = _TOUT.unpack_from(key, RANDOM_BYTES)
         return after < tout <= now + self._half_life and any(key)
 
-    def _rotate(self, now: int, early: bool = False) -> bytes | None:
-        """Make a key, or return the one that another worker made a moment ago, unless ``early``."""
+    def _rotate(self, now: int, seconds: int = 0, early: bool = False) -> bytes | None:
+        """Make a key, or return the one that another worker made a moment ago, unless ``early``.
+
+        It lasts for that many seconds, at least.
+        """
         made = self._extract(RANDOM_BYTES) + _TOUT.pack(now + self._half_life - 1)
         if not self._acquire():
             return None
         try:
             first = (self._read() or _NO_KEYS)[:KEY_BYTES]
-            if not early and self._makes_tickets(first, now):
+            if not early and self._lasts(first, now + seconds, now):
                 return first
             self._write(made, first)
             return made

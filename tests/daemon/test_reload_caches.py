@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -53,7 +54,7 @@ def test_sessions_are_found_after_four_reloads(child: MasterChild) -> None:
         child.reload()
         store(child, number)
         (line,) = child.texts(f"took over from process {before}: ")
-        assert line.endswith("no session ticket key, smtpd cache, smtp cache")
+        assert re.search(r": session ticket key [0-9a-f]{8}, smtpd cache, smtp cache$", line)
         count = COUNT * (int(number) - 1)
         for kind in ("smtpd", "smtp"):
             assert child.texts(f"{kind} TLS session cache: {count} sessions are kept in")
@@ -71,8 +72,9 @@ def test_counts_of_caches_go_on(child: MasterChild) -> None:
     child.reload()
     assert not kept(child, b"smtp", b"none")
     after = status_of(str(child.socket))
-    changed = {"lookups": 2 * COUNT, "oldest_seconds": 0}
-    assert after["caches"]["smtp"] | {"oldest_seconds": 0} == before | changed
+    changed = {"lookups": 2 * COUNT, "oldest_seconds": 0, "entries": 0, "bytes": 0}
+    measured = {"oldest_seconds": 0, "entries": 0, "bytes": 0}  # once a second
+    assert after["caches"]["smtp"] | measured == before | changed
     assert after["counters"]["hits"] == COUNT
 
 

@@ -184,8 +184,8 @@ def test_a_start_that_fails(enabled: PostfixInstance, checkout: Path, fault: Fau
     warned = len(enabled.log_lines("does not start"))
     fault.apply(checkout)
     reload(enabled)
-    enabled.deliver()
-    assert running_now(enabled) == "tlsmgr"
+    enabled.deliver()  # workers of the one before may still serve
+    wait_until(lambda: answers(enabled) and running_now(enabled) == "tlsmgr", 30)
     (warning,) = enabled.log_lines("does not start")[warned:]
     assert re.search(fault.reason, warning), warning
     assert not enabled.log_lines("throttling")
@@ -216,6 +216,7 @@ def test_a_death_in_service_is_no_failed_start(enabled: PostfixInstance, checkou
     # Its workers may still answer.
     wait_until(lambda: answers(enabled) and running_pid(enabled) not in (before, None), 30)
     assert running_now(enabled) == NAME
+    wait_until(lambda: (enabled.queue / NOTE).stat().st_size == 0, 30)
     assert len(enabled.log_lines("does not start")) == warned
 
 
@@ -240,6 +241,6 @@ def test_a_main_cf_that_neither_accepts(scratch: Path) -> None:
         write_settled(main_cf, f"{main_cf.read_text()}tls_random_bytes = many\n")
         reload(system)
         reason = "bad numerical configuration: tls_random_bytes = many"
-        assert not answers(system, 1.0)
+        wait_until(lambda: not answers(system, 1.0), 30)  # workers of the one before may serve
         system.wait_log(f"warning: tlsmgr does not start: {reason}")
         system.wait_log(f"fatal: {reason}")

@@ -73,3 +73,25 @@ def test_times_that_no_key_has(tout: int) -> None:
         assert new.named(good[:NAME_BYTES], T0) == good
         assert len(new.dump()) == 2 * KEY_BYTES
         assert forged not in new.dump()
+
+
+def test_workers_that_make_no_more_have_a_key_that_lasts() -> None:
+    keys = make(120)
+    keys.provide(T0, 20)
+    first = keys.current(T0)
+    assert first is not None
+    keys.provide(T0 + 38, 20)
+    assert keys.current(T0 + 38) == first
+    keys.provide(T0 + 39, 20)
+    keys.freeze()
+    second = keys.current(T0 + 39)
+    assert second not in (None, first)
+    assert keys.named(first[:NAME_BYTES], T0 + 60) == first
+    assert keys.current(T0 + 97) == second
+    assert keys.current(T0 + 98) is None, "it makes none"
+
+
+def test_no_key_is_provided_where_there_are_no_tickets() -> None:
+    keys = make(0)
+    keys.provide(T0, 20)
+    assert keys.dump() == b""

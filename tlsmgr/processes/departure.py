@@ -35,6 +35,7 @@ class Departure:
         epoll: select.epoll,
         listeners: Listeners,
         wake_parent: Callable[[], None],
+        add_client: Callable[[int], None],
     ) -> None:
         self._inherited = inherited
         self._slot = slot
@@ -42,12 +43,13 @@ class Departure:
         self._epoll = epoll
         self._listeners = listeners
         self._wake_parent = wake_parent
+        self._add_client = add_client
         self._parent = os.getppid()
         self._drain: Drain | None = None  # None: it accepts connections
         self._bridge = NO_BRIDGE  # to a successor, while it may call
         self._is_called = False
         self.is_due = False
-        """A drain begins at the end of this iteration, and nothing is accepted until then."""
+        """A drain begins at the end of this iteration."""
         self.stops = False
         """The daemon stops."""
 
@@ -59,6 +61,11 @@ class Departure:
         """Have ``handle`` called when the parent is gone."""
         self._epoll.register(self._pipes.parent_alive_fd, select.EPOLLIN)
 
+    @property
+    def may_accept(self) -> bool:
+        """Whether clients may be accepted: not when a message to a successor may come instead."""
+        return not (self.is_due and self._inherited.scoreboard.ending[0] == RELOADING)
+
     def note_events(self, events: Iterable[tuple[int, int]], now: float) -> None:
         """Note which connections are in use."""
         if self._drain is not None:
@@ -68,15 +75,14 @@ class Departure:
         """Return the seconds until ``is_done`` has to look again."""
         return longest if self._drain is None else min(longest, self._drain.timeout(now))
 
-    def handle(self, fd: int) -> list[int] | None:
-        """Handle an event; return clients to serve, None when it is no descriptor of ours."""
+    def handle(self, fd: int) -> None:
+        """Handle an event of a descriptor of ours; others are left alone."""
         if fd == self._bridge:
-            return self._note_call()
-        if fd == self._pipes.parent_alive_fd:
+            self._note_call()
+        elif fd == self._pipes.parent_alive_fd:
             self._note_parent_end()
         elif fd == self._pipes.bridge_fd:
-            return self._note_end_without_signal()
-        return None
+            self._note_end_without_signal()
 
     def is_done(self, connections: Connections) -> bool:
         """Begin a drain that is due; close connections that may be; return whether all is over."""
@@ -105,26 +111,39 @@ class Departure:
             self._listeners.ignore()
             self._bridge = bridge_fd
             if bridge_fd == NO_BRIDGE:
-                self._listeners.close()
+                self._close_listeners()
         self._inherited.scoreboard.note_closed(self._slot)
         self._wake_parent()
 
-    def _note_call(self) -> list[int]:
+    def _note_call(self) -> None:
         """Accept again, for a successor that is being loaded; or end that."""
         clients = bridge.answer(self._bridge)
         if clients is None:
             self._end_bridge()
-            return []
+        else:
+            self._accept_again(clients)
+
+    def _accept_again(self, clients: list[int]) -> None:
         if not self._is_called:
             self._is_called = True
             self._listeners.listen()
-        return clients
+        for client in clients:
+            self._add_client(client)
 
     def _end_bridge(self) -> None:
         """Accept no more, for good."""
         with contextlib.suppress(OSError):  # not registered yet
             self._epoll.unregister(self._bridge)
         self._bridge = NO_BRIDGE
+        if self._is_called:
+            self._close_listeners()
+        else:
+            self._listeners.close()  # the message may still wait there
+
+    def _close_listeners(self) -> None:
+        """Accept what waits, and no more."""
+        for client in self._listeners.take_all():
+            self._add_client(client)
         self._listeners.close()
 
     def _note_parent_end(self) -> None:
@@ -138,23 +157,22 @@ class Departure:
         elif self._drain is None or self._bridge == self._pipes.bridge_fd:
             self._epoll.register(self._pipes.bridge_fd, select.EPOLLIN)  # and wait for the signal
 
-    def _note_end_without_signal(self) -> list[int]:
+    def _note_end_without_signal(self) -> None:
         """Handle that the parent was killed before it sent the signal; or that this one is late."""
         clients = bridge.answer(self._pipes.bridge_fd)
         if clients is None:
             self._epoll.unregister(self._pipes.bridge_fd)
             self._replace_parent()
-            return []
-        self._begin(True, self._pipes.bridge_fd)
-        self._is_called = True
-        self._listeners.listen()
-        return clients
+        else:
+            self._begin(True, self._pipes.bridge_fd)
+            self._accept_again(clients)
 
     def _replace_parent(self) -> None:
         """Leave the message that the parent could not leave."""
         if self._drain is not None or not self._inherited.hands_over:
             self._begin(True, NO_BRIDGE)
             return
+        succession.prepare(self._inherited, int(time.time()))
         successor_end, own_end = bridge.make()
         self._begin(True, own_end)
         self._epoll.register(own_end, select.EPOLLIN)

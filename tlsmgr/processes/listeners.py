@@ -14,6 +14,7 @@ to the others and to the backlog. Nothing here is fatal.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import select
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from tlsmgr import log
 
 ACCEPT_BURST = 4  # connections accepted before the clients at hand are served
+LAST_BURST = 100  # connections accepted at most before the socket is closed
 ACCEPT_PAUSE = 1.0  # seconds without accepting when descriptors have run out
 STEP_BACK = 0.002  # seconds in which another worker may take a connection
 
@@ -84,6 +86,13 @@ class Listeners:
         if not self._paused_until:
             self._pause(math.inf)
         self._paused_until = math.inf
+
+    def take_all(self) -> Iterator[int]:
+        """Yield all connections that wait: the kernel may have woken this worker alone for them."""
+        for listener in self._by_fd.values():
+            with contextlib.suppress(OSError):
+                for _ in range(LAST_BURST):
+                    yield listener.accept()
 
     def close(self) -> None:
         """Close the sockets of this process; nothing is accepted any more."""

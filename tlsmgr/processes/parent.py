@@ -373,6 +373,7 @@ class Parent:
 
     def _leave(self, ending: Ending) -> None:
         """Let the workers drain, and leave a message; unless a signal to stop comes meanwhile."""
+        succession.prepare(self._inherited, int(time.time()))
         ending.let_workers_drain()
         if not self._reloading:
             ending.stop_all()

@@ -61,7 +61,7 @@ class Parked:
 
 
 def park(address: str, *descriptors: int) -> None:
-    """Leave one or two descriptors in the backlog of our own socket, which has this address.
+    """Leave up to two descriptors in the backlog of our own socket, which has this address.
 
     Raises OSError; TypeError for the address of another kind of socket.
     """

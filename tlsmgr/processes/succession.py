@@ -21,6 +21,7 @@ from socket import socket
 
 from tlsmgr import log
 from tlsmgr.config import policy_digest
+from tlsmgr.prng.pool import EntropyError
 from tlsmgr.processes import bridge, handover, parking
 from tlsmgr.processes.bridge import Met
 from tlsmgr.processes.handover import BadMessage, CacheMessage, Message, OtherLayout
@@ -29,6 +30,7 @@ from tlsmgr.processes.parking import NO_BRIDGE, Parked
 from tlsmgr.sessions.file import map_size_for
 
 ROOT = 0
+KEY_TIME = 20  # seconds for which a ticket key must last; a drain is shorter
 MOST_NAMES = 3  # of changed parameters in a log line
 
 
@@ -46,6 +48,14 @@ class Arrivals:
         if self.bridge != NO_BRIDGE:
             os.close(self.bridge)
             self.bridge = NO_BRIDGE
+
+
+def prepare(inherited: Inherited, now: int) -> None:
+    """Have a ticket key that old workers and the successor can share; before workers drain."""
+    try:
+        inherited.ticket_keys.provide(now, KEY_TIME)
+    except EntropyError as error:
+        log.warning(f"no random bytes for a ticket key: {error}")
 
 
 def leave(inherited: Inherited, address: str, bridge_end: int, parent: int, now: int) -> None:
@@ -100,6 +110,9 @@ def receive(
     found = Arrivals()
     met = early or _meet(listeners)
     found.clients += met.clients
+    if early is not None and met.parked is None:  # a worker of a killed parent may be late
+        met = _meet(listeners)
+        found.clients += met.clients
     while met.parked is not None:
         try:
             found.message = _read(met.parked, (ROOT, owner), now) if wanted else None

@@ -92,7 +92,7 @@ class Worker:
         self._replies = Replies(context, self._connections, self._timer, farm)
         self._next_check = 0.0  # time.monotonic()
         self._departure = Departure(
-            inherited, slot, pipes, self._epoll, self._listeners, self._wake_parent
+            inherited, slot, pipes, self._epoll, self._listeners, self._wake_parent, self._add
         )
         self._stopping = False
         self._limit = log.Limit(WARNING_INTERVAL, WARNING_BURST)  # what clients cause
@@ -164,13 +164,12 @@ class Worker:
     def _handle_fd(self, fd: int, now: float) -> None:
         """Handle an event of a descriptor that is not a client's."""
         if fd in self._listeners:
-            if not self._departure.is_due:
+            if self._departure.may_accept:
                 self._accept(fd, now)
         elif self._farm is not None and fd == self._farm.fileno():
             self._farm.receive(int(time.time()))
         else:
-            for connection in self._departure.handle(fd) or ():
-                self._add(connection)
+            self._departure.handle(fd)
 
     def _accept(self, fd: int, now: float) -> None:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):
