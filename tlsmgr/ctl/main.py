@@ -62,8 +62,9 @@ delete, tktkey. Binary answers are in base64 with a newline, or as they are with
 EPILOG = """\
 exit status:
   0    done
-  1    there is no such session or key, or the request failed; the reason is on
-       standard error
+  1    there is no such session or key, the request failed, status found the
+       daemon degraded or not there, or check has findings; the reason of a
+       failure is on standard error
   2    wrong usage
 
 examples:

@@ -62,7 +62,7 @@ def add_directory(parser: argparse.ArgumentParser, *, are_defaults: bool = False
         metavar="CONFIG_DIR",
         default=None if are_defaults else argparse.SUPPRESS,
         help="the configuration directory of the tlsmgr (default: that of the Postfix that has"
-        " this program enabled, else of tlsmgr-start)",
+        " this program enabled, else of tlsmgr-start or of the systemd service)",
     )
 
 

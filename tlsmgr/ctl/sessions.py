@@ -74,7 +74,8 @@ def run_drop(arguments: argparse.Namespace) -> int:
     """Run `tlsmgrctl drop`; return the exit status. Raises TlsmgrError."""
     request = DropRequest(arguments.type, None if arguments.all else arguments.match)
     for line in ask(socket_of(arguments), request, arguments.timeout):
-        text = f"{_read(line).get('dropped')} {arguments.type} sessions dropped"
+        count = _read(line).get("dropped")
+        text = f"{count} {arguments.type} {'session' if count == 1 else 'sessions'} dropped"
         print(printable(line if arguments.json else text))
     return EXIT_OK
 
