@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.control_client import status_of
 from support.daemon_clients import keeps_sessions, serves, touch_files
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.fault_table import FaultTable
@@ -164,7 +165,11 @@ def test_a_frozen_exchange_file(
         while time.monotonic() < until:
             assert serves(daemon)
             assert keeps_sessions(daemon, b"id")
+        assert status_of(daemon.socket_path)["reasons"] == [
+            "the entropy source or the PRNG exchange file does not respond"
+        ]
         frozen_disk.thaw()
         wait_for(lambda: janitor.status() == psutil.STATUS_SLEEPING, "a janitor that works")
     assert (load.failed, load.broken, load.refused, load.lost) == ([], [], [], 0)
     assert "respond" not in daemon.log()
+    wait_for(lambda: status_of(daemon.socket_path)["state"] == "serving", "no reason any more")
