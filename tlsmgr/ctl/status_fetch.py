@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tlsmgr import __version__
-from tlsmgr.client import ProtocolError, Unavailable
+from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
 from tlsmgr.control_lines import StatusRequest
 from tlsmgr.ctl.place import socket_of
@@ -37,12 +37,9 @@ def fetch_text(path: str, timeout: float) -> str:
 
     Where this program is enabled and could not start, it is made here, with a pid of 0.
     """
-    try:
+    reason = _why_in_place(os.path.dirname(os.path.dirname(path)))
+    if reason is None:
         return "\n".join(ask(path, StatusRequest(), timeout))
-    except Unavailable:
-        reason = _why_in_place(os.path.dirname(os.path.dirname(path)))
-        if reason is None:
-            raise
     text = f"Postfix's own tlsmgr runs in place of this one: {reason}"
     status = Status(IN_PLACE, __version__, 0.0, DEGRADED, (text,))
     return json.dumps(as_json(status))
