@@ -47,7 +47,7 @@ from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import HOUR, HitRateWatch, StatisticsLine
 from tlsmgr.processes.parent import Parent
-from tlsmgr.processes.restarts import CannotServe
+from tlsmgr.processes.restarts import CannotServe, Readiness
 from tlsmgr.processes.succession import Arrivals
 
 PROCESS_NAME = "tlsmgr"  # in log lines, where the launcher has another one
@@ -60,7 +60,7 @@ def main(
 ) -> int:
     """Run for master(8); return the exit status. ``early`` is what waited at the socket.
 
-    ``on_serving`` is called when the workers serve, and at an orderly end. ``on_failure`` is given
+    ``on_serving`` is called when a worker serves, and at an orderly end. ``on_failure`` is given
     the reason of a failure; it returns True when something else takes our place (see bootstrap).
     """
     setup.name_process(PROCESS_NAME)
@@ -111,12 +111,6 @@ def run(
         serve(conf, StartMode((), identity, options.service_name, on_stdin=True))
         return
     listeners = master.take_descriptors(options.sockets)
-    notify = master.notifier(generation)
-
-    def on_ready() -> None:
-        notify()
-        on_serving()
-
     serve(
         conf,
         StartMode(
@@ -124,7 +118,8 @@ def run(
             identity,
             options.service_name,
             watched=(master.STATUS_FD,),
-            on_ready=on_ready,
+            on_serving=on_serving,
+            on_ready=master.notifier(generation),
             is_supervised=True,
             early=early,
         ),
@@ -136,15 +131,16 @@ class StartMode:
     """How this daemon was started.
 
     ``watched`` are descriptors that become readable at a reload: master's status channel. A stop
-    is a signal. ``on_ready`` is called when all workers serve. ``jobs`` are more jobs of the
-    parent, by name. ``is_supervised``: somebody else holds the listening sockets and starts a
-    successor.
+    is a signal. ``on_serving`` is called when a worker serves, ``on_ready`` when all do. ``jobs``
+    are more jobs of the parent, by name. ``is_supervised``: somebody else holds the listening
+    sockets and starts a successor.
     """
 
     listeners: tuple[socket.socket, ...]
     identity: jail.Identity
     service_name: str = "tlsmgr"
     watched: tuple[int, ...] = ()
+    on_serving: Callable[[], None] = field(default=lambda: None)
     on_ready: Callable[[], None] = field(default=lambda: None)
     on_stdin: bool = False
     jobs: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
@@ -229,7 +225,8 @@ def _run(
         arrivals.end_bridge()
         mode.on_ready()
 
-    parent = Parent(inherited, workers, timeout, duties, on_ready)
+    readiness = Readiness(workers, mode.on_serving, on_ready)
+    parent = Parent(inherited, workers, timeout, duties, readiness)
     for descriptor in mode.watched:
         parent.watch(descriptor, parent.reload)
     parent.take_clients(arrivals.clients)

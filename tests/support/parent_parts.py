@@ -16,6 +16,7 @@ from tlsmgr.processes.children import Child
 from tlsmgr.processes.inherited import STALL_TIME, CachePlan, Inherited, Scoreboard
 from tlsmgr.processes.janitor import Directory, Duties, Located, Message
 from tlsmgr.processes.parent import Parent
+from tlsmgr.processes.restarts import Readiness
 from tlsmgr.processes.setup import Slots
 from tlsmgr.sessions.file import FileMark, StoreFile
 from tlsmgr.sessions.record import KEY_BYTES
@@ -123,7 +124,7 @@ class Scene:
     children: FakeChildren
     inherited: Inherited
     slots: Slots
-    ready: list[bool] = field(default_factory=list)
+    ready: list[str] = field(default_factory=list)
 
     def iterate(self, times: int = 1) -> None:
         """Let the parent's loop run; whoever is not silent beats after each iteration."""
@@ -180,9 +181,10 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
         reseeder=Reseeder("", 32, 3600, inherited.pool),
         damage_alarm=-1,
     )
-    ready: list[bool] = []
+    ready: list[str] = []
     before = signal.getsignal(signal.SIGALRM)
-    parent = Parent(inherited, workers, daemon_timeout, duties, lambda: ready.append(True))
+    readiness = Readiness(workers, lambda: ready.append("one"), lambda: ready.append("all"))
+    parent = Parent(inherited, workers, daemon_timeout, duties, readiness)
     children = FakeChildren(inherited.scoreboard)
     parent._children = children  # type: ignore[assignment]
     parent.is_jailed = True

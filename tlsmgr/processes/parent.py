@@ -33,7 +33,7 @@ from tlsmgr.processes.file_access import FileAccess
 from tlsmgr.processes.inherited import Inherited, Pipes
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import Jobs
-from tlsmgr.processes.restarts import Restarts
+from tlsmgr.processes.restarts import Readiness, Restarts
 from tlsmgr.processes.setup import Slots
 from tlsmgr.shm import Recovery
 
@@ -45,7 +45,7 @@ DAMAGE = (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT)  # how LMDB meets da
 
 
 class Parent:
-    """The parent process. ``on_ready`` is called once, when every worker serves."""
+    """The parent process. It notes in ``readiness`` how many workers serve."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Parent:
         workers: int,
         daemon_timeout: float,
         duties: Duties,
-        on_ready: Callable[[], None],
+        readiness: Readiness,
     ) -> None:
         self.access = FileAccess(inherited, duties)
         self._locks = (inherited.pool.lock, inherited.ticket_keys.lock)
@@ -63,7 +63,7 @@ class Parent:
         self._workers, self._slots = workers, Slots(workers)
         self._hung_time = min(HUNG_TIME, daemon_timeout)
         self._watchdog = signals.Watchdog(daemon_timeout)
-        self._on_ready: Callable[[], None] | None = on_ready
+        self._readiness = readiness
         self._children = Children(inherited.scoreboard)
         self._restarts = Restarts()
         self._stopping = self._reloading = False
@@ -199,9 +199,7 @@ class Parent:
         serving = [c for c in self._serving() if self._scoreboard.last_beat(c.slot)]
         if serving:
             self._restarts.note_service()
-        if self._on_ready is not None and len(serving) >= self._workers:
-            self._on_ready()
-            self._on_ready = None
+        self._readiness.note(len(serving))
 
     def _settle_locks(self, now: float) -> Recovery:
         """Look at the locks that a dead child may have; while one is lost, end all children.

@@ -1,4 +1,4 @@
-"""restarts - when a worker that died is replaced, and when the daemon gives up.
+"""restarts - when a worker that died is replaced, when the daemon gives up, and when it is ready.
 
 A worker is replaced at once; one that died young, after a pause that doubles each time. Before any
 worker has served, one that can't start, or MAX_FAILED_STARTS deaths in a row, end the daemon
@@ -7,6 +7,8 @@ Later both only delay the replacement. Used by the parent; no process or clock i
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from tlsmgr.processes.worker_start import BOOT_ERROR
 
@@ -18,6 +20,21 @@ MAX_FAILED_STARTS = 5  # deaths in a row before any worker served
 
 class CannotServe(Exception):
     """No worker can start; the text says why."""
+
+
+class Readiness:
+    """Calls ``on_first`` once, when a worker serves, and ``on_all`` once, when all do."""
+
+    def __init__(
+        self, workers: int, on_first: Callable[[], None], on_all: Callable[[], None]
+    ) -> None:
+        self._due = [(1, on_first), (workers, on_all)]
+
+    def note(self, serving: int) -> None:
+        """Note how many workers serve."""
+        while self._due and serving >= self._due[0][0]:
+            _, call = self._due.pop(0)
+            call()
 
 
 class Restarts:

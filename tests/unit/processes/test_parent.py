@@ -68,7 +68,7 @@ def test_workers_wait_for_the_files(capfd: pytest.CaptureFixture[str]) -> None:
         assert [child.slot for child in scene.workers] == [1, 2]
         assert scene.ready == []
         scene.iterate(3)
-        assert scene.ready == [True], "once"
+        assert scene.ready == ["one", "all"], "once"
         assert drains(scene) == []
     assert capfd.readouterr().err == ""
 
@@ -90,16 +90,17 @@ def test_workers_do_not_wait_for_long() -> None:
         assert [child.uses_files for child in scene.counted] == [True] * 3
 
 
-def test_ready_means_that_all_serve() -> None:
+def test_the_first_worker_that_serves_counts_and_ready_means_that_all_do() -> None:
     with parent_of(3) as scene:
         scene.parent._iterate()
         first, second, third = scene.workers
+        assert scene.ready == []
         scene.children.beat(first, second)
         scene.parent._iterate()
-        assert scene.ready == []
+        assert scene.ready == ["one"]
         scene.children.beat(third)
         scene.parent._iterate()
-        assert scene.ready == [True]
+        assert scene.ready == ["one", "all"]
 
 
 def test_bad_configuration_that_the_janitor_finds_ends_the_start() -> None:

@@ -13,6 +13,7 @@ from tlsmgr.processes.restarts import (
     MAX_FAILED_STARTS,
     YOUNG,
     CannotServe,
+    Readiness,
     Restarts,
 )
 from tlsmgr.processes.worker_start import BOOT_ERROR
@@ -79,3 +80,19 @@ def test_nothing_ends_it_after_service(by_death: bool) -> None:
     for _ in range(3 * MAX_FAILED_STARTS):
         die_young(restarts, served=False)
     die_young(restarts, served=False, code=BOOT_ERROR)
+
+
+def test_the_first_worker_and_the_last_are_noted_once_each() -> None:
+    noted: list[str] = []
+    readiness = Readiness(3, lambda: noted.append("first"), lambda: noted.append("all"))
+    seen = []
+    for serving in (0, 1, 2, 0, 3, 1, 3):
+        readiness.note(serving)
+        seen.append(len(noted))
+    assert (seen, noted) == ([0, 1, 1, 1, 2, 2, 2], ["first", "all"])
+
+
+def test_the_only_worker_is_the_first_and_the_last() -> None:
+    noted: list[str] = []
+    Readiness(1, lambda: noted.append("first"), lambda: noted.append("all")).note(1)
+    assert noted == ["first", "all"]
