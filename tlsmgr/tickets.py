@@ -118,7 +118,7 @@ class TicketKeys:
 
         A smtpd(8) that gets none fails the handshake.
         """
-        if self._half_life <= seconds or self._is_scheduled(now):
+        if self._half_life <= seconds or self.is_scheduled(now):
             return
         first = (self._read() or _NO_KEYS)[:KEY_BYTES]
         if not self._lasts(first, now + seconds, now):
