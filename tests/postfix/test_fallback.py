@@ -35,7 +35,9 @@ from support.switching_systems import (
 )
 
 from tlsmgr.bootstrap import NOTE
+from tlsmgr.ctl.status_fetch import fetch
 from tlsmgr.install.launcher import NAME
+from tlsmgr.status_object import IN_PLACE
 
 pytestmark = pytest.mark.skipif(postfix_missing() is not None, reason=str(postfix_missing()))
 
@@ -188,6 +190,9 @@ def test_a_start_that_fails(enabled: PostfixInstance, checkout: Path, fault: Fau
     wait_until(lambda: answers(enabled) and running_now(enabled) == "tlsmgr", 30)
     (warning,) = enabled.log_lines("does not start")[warned:]
     assert re.search(fault.reason, warning), warning
+    status = fetch(str(enabled.queue / "private/tlsmgr"), 30.0)
+    assert (status.state, status.pid) == ("degraded", IN_PLACE)
+    assert re.search(f"runs in place of this one: .*({fault.reason})", status.reasons[0])
     assert not enabled.log_lines("throttling")
 
 
