@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.launcher import launcher
+from support.launcher import BOOTSTRAP, launcher
 from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
 from support.postfix_instance import PostfixInstance
 from support.postfix_sandbox import wait_until
@@ -262,7 +262,7 @@ def test_in_a_system() -> None:
             (parent,) = [
                 p
                 for p in postfix.processes()
-                if p.ppid() == postfix.master_pid() and "tlsmgr.daemon" in p.cmdline()
+                if p.ppid() == postfix.master_pid() and BOOTSTRAP in p.cmdline()
             ]
             wait_until(lambda: len(parent.children()) == 5, PATIENCE)  # three are workers
             assert int(tag[1]) in {worker.pid for worker in parent.children()}
