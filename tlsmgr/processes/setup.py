@@ -243,7 +243,8 @@ def close_all_but(kept: Iterable[int]) -> None:
     """Close every descriptor from 3 on that is not among these."""
     start = 3
     for descriptor in sorted(d for d in set(kept) if d >= start):
-        os.closerange(start, descriptor)
+        if start < descriptor:  # Python 3.13 takes an empty range above a lowered limit for all
+            os.closerange(start, descriptor)
         start = descriptor + 1
     os.closerange(start, _last_descriptor() + 1)
 
