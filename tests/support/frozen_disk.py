@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 MIB = 1 << 20
-
+PROGRAMS = {"mkfs.ext4": "e2fsprogs", "fsfreeze": "util-linux"}  # and their packages in Debian
 
 THAW_WHEN_CLOSED = 'read -r line; exec fsfreeze -u "$0"'
 
@@ -52,6 +53,9 @@ def disk(directory: Path, size: int = 64 * MIB) -> Iterator[Disk]:
     """A disk of this size in bytes, mounted below the directory."""
     if os.geteuid() != 0:
         pytest.skip("cannot mount a file system: needs root")
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}: apt-get install {package}")
     image, place = directory / "image", directory / "disk"
     with open(image, "wb") as file:
         file.truncate(size)
