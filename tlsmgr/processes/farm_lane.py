@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -76,6 +77,8 @@ class Runner:
                 self._engine.abort()
 
     def _loop(self) -> None:
+        # A signal that the main thread blocks would come to this one, and be handled at once.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             self._done.append(self._run(self._jobs.get()))
             with contextlib.suppress(BlockingIOError):
