@@ -125,6 +125,11 @@ def test_counts_of_dead_workers_are_kept(daemon: Daemon) -> None:
     with Connection(daemon.socket_path) as connection:
         expect_seed(connection, 32)
         connection.ask(lookup(b"smtp", b"none"))
+        # A worker notes the time of a reply after it has sent it.
+        wait_for(
+            lambda: parse(status_of(daemon.socket_path)).latency["lookup"].count == 1,
+            "the time of the lookup",
+        )
         for worker in daemon.workers():
             worker.kill()
         connection.read_to_end()
