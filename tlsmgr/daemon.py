@@ -34,11 +34,11 @@ from tlsmgr.processes import (
     control,
     control_socket,
     jail,
+    janitor_duties,
     master,
     once,
     setup,
     succession,
-    upkeep,
 )
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
 from tlsmgr.processes.bridge import Met
@@ -158,7 +158,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     memory = setup.make_memory(conf)
     pool = setup.make_pool(conf, memory)
     settings = cache_settings(conf, log.warning)
-    schedule = setup.make_schedule(conf, memory, mode.identity.uid)
+    key_source = setup.make_key_source(conf, memory, mode.identity.uid)
     farm = setup.make_farm(conf, settings, memory, mode.identity.uid)
     inherited = setup.make_inherited(
         conf,
@@ -167,7 +167,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
         memory,
         pool,
         settings,
-        schedule,
+        key_source,
         mode.is_supervised,
         farm,
     )
@@ -184,7 +184,7 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     )
     reseeder.open(time.monotonic())
     setup.preload()
-    duties = upkeep.duties(conf, mode.identity, settings, inherited, reseeder)
+    duties = janitor_duties.duties(conf, mode.identity, settings, inherited, reseeder)
     memory_in_use = False
     try:
         if mode.on_stdin:

@@ -7,8 +7,8 @@ sanitised smtpd_tls_session_cache_timeout, a key serves new tickets for T/2 seco
 another T/2. Beyond stock, a key that lasts longer than one made now could does not count: a clock
 that was set back must not keep a key in use for long.
 
-On a host of a farm the keys follow from a secret, as the Schedule says; the keys of this daemon
-alone are used while the schedule has none.
+On a host of a farm the keys come from a TicketKeySource, which derives them from a secret; the
+keys of this daemon alone are used while that source has none.
 
 Any worker reads and rotates. The keys lie behind a digest of both, so a reader needs no lock: where
 the digest does not match, a writer is at work or died at work, and the reader looks again with the
@@ -52,7 +52,7 @@ class KnownKey(NamedTuple):
     makes_tickets: bool  # now; if not, it only decrypts
 
 
-class Schedule(Protocol):
+class TicketKeySource(Protocol):
     """Keys that a farm of hosts shares, each of 88 bytes; None where it has none."""
 
     def current(self, now: int) -> bytes | None:
@@ -72,7 +72,7 @@ class TicketKeys:
     """The two keys of this daemon: first the one for new tickets, then the one before it.
 
     `lifetime` is T in seconds; 0 means no tickets. `extract` returns random bytes of the pool. The
-    keys of `schedule` come before them.
+    keys of `source` come before them.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class TicketKeys:
         slots: int,
         lifetime: int,
         extract: Callable[[int], bytes],
-        schedule: Schedule | None = None,
+        source: TicketKeySource | None = None,
     ) -> None:
         self.lock = Lock(memory, slots)
         self._slot = 0
@@ -89,7 +89,7 @@ class TicketKeys:
         self._area = memory.carve(DIGEST_BYTES + 2 * KEY_BYTES)
         self._half_life = lifetime // 2
         self._extract = extract
-        self._schedule = schedule
+        self._source = source
         self._is_frozen = False
 
     def attach(self, slot: int) -> None:
@@ -100,8 +100,8 @@ class TicketKeys:
         """Return the 88-byte key for new tickets, made if need be; None if there is none."""
         if not self._half_life:
             return None
-        if self._schedule is not None:
-            key = self._schedule.current(now)
+        if self._source is not None:
+            key = self._source.current(now)
             if key is not None:
                 return key
         keys = self._read()
@@ -118,7 +118,7 @@ class TicketKeys:
 
         A smtpd(8) that gets none fails the handshake.
         """
-        if self._half_life <= seconds or self.is_scheduled(now):
+        if self._half_life <= seconds or self.uses_source(now):
             return
         first = (self._read() or _NO_KEYS)[:KEY_BYTES]
         if not self._lasts(first, now + seconds, now):
@@ -128,8 +128,8 @@ class TicketKeys:
         """Return the 88-byte key of this 16-byte name while it may decrypt tickets at `now`."""
         if not self._half_life:
             return None
-        if self._schedule is not None:
-            key = self._schedule.named(name, now)
+        if self._source is not None:
+            key = self._source.named(name, now)
             if key is not None:
                 return key
         keys = self._read() or self._read_with_lock()
@@ -159,9 +159,9 @@ class TicketKeys:
 
     def known(self, now: int) -> Sequence[KnownKey]:
         """Return what is known of the keys that are of use at `now`, the newest first."""
-        if self.is_scheduled(now):
-            assert self._schedule is not None
-            return [KnownKey(*key) for key in self._schedule.known(now)]
+        if self.uses_source(now):
+            assert self._source is not None
+            return [KnownKey(*key) for key in self._source.known(now)]
         keys = self._read() or _NO_KEYS
         return tuple(
             KnownKey(key[:NAME_BYTES], tout - self._half_life + 1, i == 0 and now < tout)
@@ -172,9 +172,9 @@ class TicketKeys:
 
     def next_rotation(self, now: int) -> int | None:
         """Return when the key for new tickets is replaced; None: at the next request for one."""
-        if self.is_scheduled(now):
-            assert self._schedule is not None
-            return self._schedule.next_rotation(now)
+        if self.uses_source(now):
+            assert self._source is not None
+            return self._source.next_rotation(now)
         keys = self._read() or _NO_KEYS
         (tout,) = _TOUT.unpack_from(keys, RANDOM_BYTES)
         return tout if self._makes_tickets(keys[:KEY_BYTES], now) else None
@@ -187,13 +187,13 @@ class TicketKeys:
         """
         if not self._half_life:
             raise NoRotation("session tickets are off: smtpd_tls_session_cache_timeout is 0")
-        if self.is_scheduled(now):
+        if self.uses_source(now):
             raise NoRotation("the ticket keys are those of a farm, and follow from its secret")
         return self._rotate(now, early=True) is not None
 
-    def is_scheduled(self, now: int) -> bool:
+    def uses_source(self, now: int) -> bool:
         """Return whether the keys of the farm are in use."""
-        return self._schedule is not None and self._schedule.current(now) is not None
+        return self._source is not None and self._source.current(now) is not None
 
     def _makes_tickets(self, key: bytes, now: int) -> bool:
         """Return whether `key` may encrypt tickets at `now`."""

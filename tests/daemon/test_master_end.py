@@ -111,7 +111,7 @@ STUCK = """
 import time
 from tlsmgr.processes.children import Children
 
-Children.judge = lambda self, now: time.sleep(600)
+Children.mark_stalled = lambda self, now: time.sleep(600)
 """
 
 

@@ -12,7 +12,7 @@ from support.daemon_process import Daemon, MakeDaemon, wait_for
 
 DIE_ONCE = """
 import os, signal
-from tlsmgr.processes import filewatch, janitor, parent, upkeep
+from tlsmgr.processes import filewatch, janitor, parent, janitor_duties
 parent.LONGEST_PAUSE = 0.5
 def die_once():
     try:
@@ -27,13 +27,13 @@ main = janitor.main
 janitor.main = lambda *arguments: (die_once(), main(*arguments))[1]
 """,
     "before it has located the files": """
-locate = upkeep._locate
-upkeep._locate = lambda *arguments: (die_once(), locate(*arguments))[1]
+locate = janitor_duties._locate
+janitor_duties._locate = lambda *arguments: (die_once(), locate(*arguments))[1]
 """,
     "when it has located the files": """
-enter = upkeep.jail.enter
+enter = janitor_duties.jail.enter
 parent_pid = os.getpid()
-upkeep.jail.enter = lambda *rest: (os.getpid() == parent_pid or die_once(), enter(*rest))[1]
+janitor_duties.jail.enter = lambda *rest: (os.getpid() == parent_pid or die_once(), enter(*rest))[1]
 """,
     "before it has made the files": """
 make = filewatch.FileWatch._make
@@ -79,12 +79,12 @@ def test_a_janitor_that_dies_in_the_jail_without_directories(make_daemon: MakeDa
         "tls_random_reseed_period=1s",
         sabotage="""
 import os, signal, time
-from tlsmgr.processes import parent, upkeep
+from tlsmgr.processes import parent, janitor_duties
 parent.LOCATE_TIME = 0.1
 def locate(*rest):
     time.sleep(1)
     os.kill(os.getpid(), signal.SIGKILL)
-upkeep._locate = locate
+janitor_duties._locate = locate
 """,
     )
     daemon.wait_for_log("error: session caches are not available until the next reload")
@@ -102,10 +102,10 @@ def test_directories_that_are_found_late(make_daemon: MakeDaemon) -> None:
         "daemon_timeout=1s",
         sabotage="""
 import time
-from tlsmgr.processes import parent, upkeep
+from tlsmgr.processes import parent, janitor_duties
 parent.LOCATE_TIME = parent.MAKE_TIME = 0.1
-locate = upkeep._locate
-upkeep._locate = lambda *arguments: (time.sleep(2.5), locate(*arguments))[1]
+locate = janitor_duties._locate
+janitor_duties._locate = lambda *arguments: (time.sleep(2.5), locate(*arguments))[1]
 """,
     )
     assert not serve_on(daemon, 0)
@@ -118,14 +118,14 @@ def test_a_signal_during_the_start(make_daemon: MakeDaemon, moment: str) -> None
     """Nothing is left, whatever the daemon was doing."""
     acts = {
         "locate": "parent.Parent.start_janitor",
-        "enter_jail": "upkeep.jail.enter",
+        "enter_jail": "janitor_duties.jail.enter",
         "run": "parent.Parent.run",
     }
     daemon = make_daemon(
         start=False,
         sabotage=f"""
 import os, signal
-from tlsmgr.processes import parent, upkeep
+from tlsmgr.processes import parent, janitor_duties
 start, me = {acts[moment]}, os.getpid()
 def end(*arguments):
     if os.getpid() == me:

@@ -16,7 +16,7 @@ from support.fault_table import FaultTable
 from support.frozen_disk import Disk, disk
 from support.raw_client import NOT_DONE, OK, Connection, found, lookup, update
 
-from tlsmgr.processes.inherited import STALL_TIME
+from tlsmgr.processes.scoreboard import STALL_TIME
 
 pytestmark = pytest.mark.faults
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from tlsmgr.sessions.cache import SessionCache
 from tlsmgr.sessions.file import StoreFile, map_size_for
-from tlsmgr.sessions.record import Nonces
 from tlsmgr.sessions.rules import CacheRules
+from tlsmgr.sessions.seal import Nonces
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.single_use import make_cache
 from tlsmgr.sessions.store import Record, Store, create

@@ -13,14 +13,15 @@ from tlsmgr.latency import LatencyTable
 from tlsmgr.prng.pool import Pool
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes.children import Child
-from tlsmgr.processes.inherited import STALL_TIME, CachePlan, Inherited, Scoreboard
-from tlsmgr.processes.janitor import Directory, Duties, Located, Message
+from tlsmgr.processes.inherited import CachePlan, Inherited
+from tlsmgr.processes.janitor import Duties, FileLocation, Located, Message
 from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.restarts import Readiness
+from tlsmgr.processes.scoreboard import STALL_TIME, Scoreboard
 from tlsmgr.processes.setup import Slots
 from tlsmgr.sessions.file import FileMark, StoreFile
-from tlsmgr.sessions.record import KEY_BYTES
 from tlsmgr.sessions.rules import CacheRules
+from tlsmgr.sessions.seal import KEY_BYTES
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import Stats
@@ -91,7 +92,7 @@ class FakeChildren:
         if number in (signal.SIGKILL, signal.SIGTERM) and child not in self.blocked:
             self.end(child, -number if number == signal.SIGKILL else 0)
 
-    def judge(self, now: float) -> None:
+    def mark_stalled(self, now: float) -> None:
         """Mark as stalled what is silent for long."""
         for child in self._table:
             child.stalled = self.silence(child, now) > STALL_TIME
@@ -139,7 +140,7 @@ class Scene:
 
     def make_files(self) -> None:
         """Have the janitor find its directories and make the files."""
-        self.tell(Message("located", Located(None, (Directory(os.dup(0), "file"),))))
+        self.tell(Message("located", Located(None, (FileLocation(os.dup(0), "file"),))))
         self.tell(Message("made"))
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.cache_files import CacheFiles
 
-from tlsmgr.sessions.record import SERIAL_BYTES
+from tlsmgr.sessions.seal import SERIAL_BYTES
 from tlsmgr.sessions.store import Record, Store
 
 

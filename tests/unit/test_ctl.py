@@ -20,7 +20,7 @@ from support.postfix_instance import StockTlsmgr, postfix_missing
 from support.settled_files import write_settled
 
 from tlsmgr.client import Client
-from tlsmgr.ctl import place
+from tlsmgr.ctl import instance
 from tlsmgr.ctl.main import COMMANDS, DEFAULT_COMMAND, parse
 
 COMMAND = [sys.executable, "-m", "tlsmgr.ctl.main"]
@@ -154,7 +154,7 @@ def test_default_socket(server: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def postfix(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment in which Postfix is a private instance that has ours enabled."""
-    if shutil.which("postconf", path=place.SEARCH_PATH) is None:
+    if shutil.which("postconf", path=instance.SEARCH_PATH) is None:
         pytest.skip("Postfix is not installed")
     queue = tmp_path / "queue"
     (queue / "private").mkdir(parents=True)
@@ -167,7 +167,7 @@ def postfix(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_the_postfix_that_has_ours_enabled_comes_first(postfix: dict[str, str]) -> None:
     socket_path = f"{postfix['MAIL_CONFIG']}/queue/private/tlsmgr"
-    assert place.find(postfix).socket == socket_path
+    assert instance.find(postfix).socket == socket_path
     expect_failure(ctl("policy", "smtp", stdin=b"", **postfix), 1, f"connect to {socket_path}: ")
 
 
@@ -175,38 +175,40 @@ def test_the_postfix_that_has_ours_enabled_comes_first(postfix: dict[str, str]) 
 def test_a_postfix_that_does_not_use_ours(postfix: dict[str, str], command: str | None) -> None:
     line = f"tlsmgr unix - - y 1000? 1 {command}\n" if command else ""
     Path(postfix["MAIL_CONFIG"], "master.cf").write_text(line)
-    assert place.find(postfix) == place.standalone(postfix)
+    assert instance.find(postfix) == instance.standalone(postfix)
 
 
 def test_a_postfix_that_may_not_be_asked(
     postfix: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    own = Path(place.standalone(postfix).socket)
-    assert place.find(postfix) == place.enabled_postfix(postfix)
+    own = Path(instance.standalone(postfix).socket)
+    assert instance.find(postfix) == instance.enabled_postfix(postfix)
     own.parent.mkdir(parents=True)
     own.write_text("")
-    assert place.find(postfix).socket == str(own)
+    assert instance.find(postfix).socket == str(own)
 
 
 def test_without_postfix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "SEARCH_PATH", str(tmp_path))
-    assert place.find({"HOME": "/h", "XDG_STATE_HOME": "/s"}).socket == "/s/tlsmgr/private/tlsmgr"
+    monkeypatch.setattr(instance, "SEARCH_PATH", str(tmp_path))
+    assert (
+        instance.find({"HOME": "/h", "XDG_STATE_HOME": "/s"}).socket == "/s/tlsmgr/private/tlsmgr"
+    )
 
 
 def test_the_service_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After tlsmgr-start, if its socket exists."""
     service = tmp_path / "service"
-    monkeypatch.setattr(place, "SEARCH_PATH", str(tmp_path))
-    monkeypatch.setattr(place, "SERVICE_SOCKET", str(service))
+    monkeypatch.setattr(instance, "SEARCH_PATH", str(tmp_path))
+    monkeypatch.setattr(instance, "SERVICE_SOCKET", str(service))
     environment = {"PATH": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
-    own = Path(place.standalone(environment).socket)
-    assert place.find(environment).socket == str(own)
+    own = Path(instance.standalone(environment).socket)
+    assert instance.find(environment).socket == str(own)
     service.write_text("")
-    assert place.find(environment).socket == str(service)
+    assert instance.find(environment).socket == str(service)
     own.parent.mkdir(parents=True)
     own.write_text("")
-    assert place.find(environment).socket == str(own)
+    assert instance.find(environment).socket == str(own)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="acts as a user who may not enter a directory")
@@ -225,8 +227,8 @@ def test_a_directory_of_postfix(postfix: dict[str, str]) -> None:
     """It need not have ours enabled, nor be the default one."""
     directory = postfix.pop("MAIL_CONFIG")
     Path(directory, "master.cf").write_text("tlsmgr unix - - y 1000? 1 tlsmgr\n")
-    found = place.find(postfix, directory)
-    assert found == place.Instance(f"{directory}/queue/private/tlsmgr", directory, True)
+    found = instance.find(postfix, directory)
+    assert found == instance.Instance(f"{directory}/queue/private/tlsmgr", directory, True)
     run = ctl("-c", directory, "policy", "smtp")
     expect_failure(run, 1, f"connect to {found.socket}: ")
     assert ctl("policy", "-c", directory, "smtp").stderr == run.stderr
@@ -241,16 +243,16 @@ def test_of_several_postfixes_the_one_that_has_ours_enabled(postfix: dict[str, s
         others = f"multi_instance_directories = {second}\n"
         (directory / "main.cf").write_text(queue + others)
         (directory / "master.cf").write_text(f"tlsmgr unix - - y 1000? 1 {command}\n")
-    found = place.enabled_postfix({**postfix, "MAIL_CONFIG": str(default)})
-    assert found == place.Instance(f"{second}/queue/private/tlsmgr", str(second), True)
+    found = instance.enabled_postfix({**postfix, "MAIL_CONFIG": str(default)})
+    assert found == instance.Instance(f"{second}/queue/private/tlsmgr", str(second), True)
 
 
 def test_a_directory_of_tlsmgr_start(tmp_path: Path) -> None:
     environment = {"XDG_STATE_HOME": "/s"}
-    found = place.find(environment, str(tmp_path))
-    assert found == place.Instance("/s/tlsmgr/private/tlsmgr", str(tmp_path), False)
+    found = instance.find(environment, str(tmp_path))
+    assert found == instance.Instance("/s/tlsmgr/private/tlsmgr", str(tmp_path), False)
     (tmp_path / "main.cf").write_text("queue_directory = $config_directory/q\n")
-    assert place.find(environment, str(tmp_path)).socket == f"{tmp_path}/q/private/tlsmgr"
+    assert instance.find(environment, str(tmp_path)).socket == f"{tmp_path}/q/private/tlsmgr"
 
 
 @pytest.mark.parametrize("content", [None, "junk"])

@@ -25,7 +25,7 @@ from tlsmgr.service import (
 )
 from tlsmgr.sessions.cache import SessionCache
 from tlsmgr.sessions.file import StoreBusy
-from tlsmgr.sessions.record import Nonces
+from tlsmgr.sessions.seal import Nonces
 from tlsmgr.sessions.store import Batch, Store
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import INDEX, Stats

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from tlsmgr.ctl.check_facts import Facts, gather
 from tlsmgr.ctl.check_table import CHECKS, Finding
-from tlsmgr.ctl.place import Instance, add_options, any_postfix, find
+from tlsmgr.ctl.instance import Instance, add_options, any_postfix, find
 
 SUMMARY = "what is wrong in the configuration, why, and the command that mends it"
 DESCRIPTION = """\

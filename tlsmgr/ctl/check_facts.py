@@ -20,7 +20,7 @@ from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.config.redirect import WritableDir
 from tlsmgr.config.syntax import Assignment
-from tlsmgr.ctl.place import Instance
+from tlsmgr.ctl.instance import Instance
 from tlsmgr.ctl.status_fetch import fetch
 from tlsmgr.farm import secret_file
 from tlsmgr.farm.secret import BadSecret

@@ -23,7 +23,7 @@ from tlsmgr.client import TlsmgrError
 from tlsmgr.config.accounts import look_up
 from tlsmgr.config.caches import session_timeout
 from tlsmgr.config.load import Configuration, directory_of, load
-from tlsmgr.ctl.place import add_directory
+from tlsmgr.ctl.instance import add_directory
 from tlsmgr.farm import secret_file
 from tlsmgr.farm.secret import (
     CLOCK_SKEW,

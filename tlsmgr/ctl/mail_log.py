@@ -59,7 +59,7 @@ class Outcome(IntEnum):
     REUSED_CONNECTION = 3  # another message in an open connection, no handshake
 
 
-class Lookup(IntEnum):
+class LookupResult(IntEnum):
     """The result of a lookup in the session cache before a handshake as a client."""
 
     FOUND = 0
@@ -68,7 +68,7 @@ class Lookup(IntEnum):
     ELSEWHERE = 3  # missed; another host saved it less than LOST_WITHIN before
 
 
-class Connection(NamedTuple):
+class TlsConnection(NamedTuple):
     """A TLS connection as the log shows it. The texts have printable characters only."""
 
     hour: datetime
@@ -76,7 +76,7 @@ class Connection(NamedTuple):
     peer: str
     version: str
     outcome: Outcome
-    lookup: Lookup | None
+    lookup: LookupResult | None
 
 
 class Clock:
@@ -133,7 +133,7 @@ class _Handshake:
 
     resumed: bool = False
     session: bytes = b""  # its id in the cache, once it was looked up
-    lookup: Lookup | None = None
+    lookup: LookupResult | None = None
 
 
 class _Summary(NamedTuple):
@@ -187,7 +187,7 @@ class MailLog:
             b"remove": self._remove,
         }
 
-    def connections(self, lines: Iterable[bytes], clock: Clock) -> Iterator[Connection]:
+    def connections(self, lines: Iterable[bytes], clock: Clock) -> Iterator[TlsConnection]:
         """Yield the connections in these lines."""
         for raw in lines:
             if b"TLS connection " not in raw and b" session" not in raw:
@@ -200,7 +200,7 @@ class MailLog:
             else:
                 self._handlers.get(line.text.partition(b" ")[0], self._reusing)(line)
 
-    def _connection(self, line: _Line, summary: _Summary) -> Connection | None:
+    def _connection(self, line: _Line, summary: _Summary) -> TlsConnection | None:
         """Return the connection of a summary line; None if the line of smtp(8) will count."""
         handshake = self._open.pop((line.process, summary.address), None)
         if summary.client and summary.established:
@@ -218,7 +218,7 @@ class MailLog:
             elif outcome is Outcome.UNKNOWN:
                 outcome = Outcome.FULL
         service = _text(line.program)
-        return Connection(line.hour, service, summary.peer, summary.version, outcome, lookup)
+        return TlsConnection(line.hour, service, summary.peer, summary.version, outcome, lookup)
 
     def _hand_on(self, text: bytes, handshake: _Handshake) -> None:
         waiting = self._proxied.get(text, [])
@@ -253,15 +253,15 @@ class MailLog:
         if handshake is None or not session:
             return
         handshake.session = session
-        handshake.lookup = Lookup.MISSED
+        handshake.lookup = LookupResult.MISSED
         time, host = self._saved.get(session, (0, b""))
         if 0 <= line.time - time < LOST_WITHIN:
-            handshake.lookup = Lookup.LOST if host == line.host else Lookup.ELSEWHERE
+            handshake.lookup = LookupResult.LOST if host == line.host else LookupResult.ELSEWHERE
 
     def _reloaded(self, line: _Line) -> None:
         handshake = self._latest.get(line.process)
         if handshake is not None and handshake.session == _session(line.text):
-            handshake.lookup = Lookup.FOUND
+            handshake.lookup = LookupResult.FOUND
 
     def _save(self, line: _Line) -> None:
         _remember(self._saved, _session(line.text), (line.time, line.host))

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from tlsmgr import __version__
 from tlsmgr.client import Client, TlsmgrError
 from tlsmgr.ctl import check, farm, metrics, report, rotate, sessions, status, top
-from tlsmgr.ctl.place import add_options, socket_of
+from tlsmgr.ctl.instance import add_options, socket_of
 from tlsmgr.ctl.requests import ARGUMENTS, REQUESTS, Request, Result
 
 NAME = "tlsmgrctl"

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from tlsmgr.client import TlsmgrError
+from tlsmgr.ctl.instance import add_options
 from tlsmgr.ctl.metrics_address import Address, parse
-from tlsmgr.ctl.place import add_options
 from tlsmgr.ctl.status_fetch import fetcher
 from tlsmgr.status_object import Status
 

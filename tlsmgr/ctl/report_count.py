@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 
-from tlsmgr.ctl.mail_log import Connection, Lookup, Outcome
+from tlsmgr.ctl.mail_log import LookupResult, Outcome, TlsConnection
 
 PEERS = 100_000  # of a service
 OTHER_PEERS = "(other peers)"
@@ -64,9 +64,9 @@ class Counts:
     def __init__(self) -> None:
         self._cells: Counter[Cell] = Counter()
         self._peers: dict[str, dict[str, Tally]] = defaultdict(dict)
-        self.lookups: dict[str, Counter[Lookup]] = defaultdict(Counter)
+        self.lookups: dict[str, Counter[LookupResult]] = defaultdict(Counter)
 
-    def add(self, connections: Iterable[Connection]) -> None:
+    def add(self, connections: Iterable[TlsConnection]) -> None:
         """Count them all."""
         for hour, service, peer, version, outcome, lookup in connections:
             self._cells[Cell(hour, service, version, outcome)] += 1

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from tlsmgr.ctl.mail_log import Lookup, Outcome
+from tlsmgr.ctl.mail_log import LookupResult, Outcome
 from tlsmgr.ctl.report_count import Counts, Tally
 
 BAR = 20  # characters of a rate of 100 %
@@ -144,8 +144,8 @@ def _hour_table(counts: Counts, service: str) -> Iterator[str]:
 
 def _lookup_lines(counts: Counts, service: str) -> Iterator[str]:
     found = counts.lookups[service]
-    total, lost, elsewhere = found.total(), found[Lookup.LOST], found[Lookup.ELSEWHERE]
-    hits = found[Lookup.FOUND]
+    total, lost, elsewhere = found.total(), found[LookupResult.LOST], found[LookupResult.ELSEWHERE]
+    hits = found[LookupResult.FOUND]
     yield (
         f"Session cache of {service}: {hits:,} of {total:,} lookups found a session "
         f"({_percent(hits / total)})."
@@ -174,7 +174,7 @@ def _lookup_values(counts: Counts, service: str) -> dict[str, int] | None:
     if service not in counts.lookups:
         return None
     found = counts.lookups[service]
-    return {"lookups": found.total(), **{each.name.lower(): found[each] for each in Lookup}}
+    return {"lookups": found.total(), **{each.name.lower(): found[each] for each in LookupResult}}
 
 
 def _top(peers: Mapping[str, Tally], top: int) -> list[tuple[str, Tally]]:

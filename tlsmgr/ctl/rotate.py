@@ -11,7 +11,7 @@ import json
 from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
 from tlsmgr.control_lines import RotateRequest
-from tlsmgr.ctl.place import add_options, socket_of
+from tlsmgr.ctl.instance import add_options, socket_of
 
 SUMMARY = "make a new session ticket key; the one before it still opens its tickets"
 DESCRIPTION = """\

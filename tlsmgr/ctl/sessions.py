@@ -17,7 +17,7 @@ from typing import Any
 from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
 from tlsmgr.control_lines import BadLine, DropRequest, ListRequest, read_id
-from tlsmgr.ctl.place import add_options, socket_of
+from tlsmgr.ctl.instance import add_options, socket_of
 from tlsmgr.ctl.quantities import span
 
 LIST = "the sessions of a cache: age, size, protocol and cache id"

@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from tlsmgr.ctl import status_view
-from tlsmgr.ctl.place import add_options, socket_of
+from tlsmgr.ctl.instance import add_options, socket_of
 from tlsmgr.ctl.status_fetch import fetch_text, read
 from tlsmgr.status_object import SERVING
 

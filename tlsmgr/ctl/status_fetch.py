@@ -16,7 +16,7 @@ from tlsmgr import __version__
 from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
 from tlsmgr.control_lines import StatusRequest
-from tlsmgr.ctl.place import socket_of
+from tlsmgr.ctl.instance import socket_of
 from tlsmgr.install.launcher import read_note
 from tlsmgr.status_object import DEGRADED, IN_PLACE, Malformed, Status, as_json, parse
 

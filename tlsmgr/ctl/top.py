@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from tlsmgr.client import TlsmgrError
-from tlsmgr.ctl.place import add_options
+from tlsmgr.ctl.instance import add_options
 from tlsmgr.ctl.status_fetch import fetcher
 
 SUMMARY = "a live view of requests, latencies, caches and workers"

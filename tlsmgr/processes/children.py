@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from tlsmgr.processes import signals
-from tlsmgr.processes.inherited import STALL_TIME, Scoreboard
+from tlsmgr.processes.scoreboard import STALL_TIME, Scoreboard
 
 HUNG_TIME = 9.0  # seconds without a heartbeat, after which a process is killed
 DEFECT = 1  # exit status of a child whose entry point raised
@@ -87,7 +87,7 @@ class Children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, number)
 
-    def judge(self, now: float) -> None:
+    def mark_stalled(self, now: float) -> None:
         """Bring the ``stalled`` marks up to date, from the heartbeats.
 
         When this process itself was suspended, the children may have been as well: silence counts

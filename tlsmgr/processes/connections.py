@@ -96,11 +96,11 @@ class Connections:
         """Write more of a stuck reply; return whether all of it is gone and reading goes on."""
         rest, connection.output = connection.output, b""
         self._epoll.modify(connection.fd, select.EPOLLIN)
-        self.rest(connection)
+        self.reply_sent(connection)
         self.send(connection, rest)
         return connection.state != WRITING and self.is_open(connection)
 
-    def rest(self, connection: Connection) -> None:
+    def reply_sent(self, connection: Connection) -> None:
         """Leave the states WAITING and WRITING: the reply is sent."""
         connection.state = READY if connection.reader is None else READING
 
@@ -141,7 +141,7 @@ class Connections:
         elif connection.since:
             self._forget(connection)
 
-    def overdue(self, before: float) -> list[Connection]:
+    def timed_out(self, before: float) -> list[Connection]:
         """Return the connections whose half-done business has not moved since ``before``."""
         return [connection for connection in self._unfinished if connection.since < before]
 

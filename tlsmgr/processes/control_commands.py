@@ -28,7 +28,7 @@ from tlsmgr.processes.inherited import Inherited
 from tlsmgr.sessions.browse import BrowsedCache
 from tlsmgr.sessions.der import protocol_name
 from tlsmgr.sessions.file import StoreError
-from tlsmgr.sessions.record import Entry
+from tlsmgr.sessions.seal import Entry
 from tlsmgr.status_object import as_json
 from tlsmgr.tickets import NoRotation
 

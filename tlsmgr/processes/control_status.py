@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tlsmgr.latency import BUCKETS, Histogram
-from tlsmgr.processes.inherited import STALL_TIME, CachePlan, Inherited
+from tlsmgr.processes.inherited import CachePlan, Inherited
+from tlsmgr.processes.scoreboard import STALL_TIME
 from tlsmgr.processes.setup import Slots
 from tlsmgr.stats import INDEX
 from tlsmgr.status_object import (
@@ -129,7 +130,7 @@ def _reasons_of_generator(facts: Facts, inherited: Inherited, now: Moment) -> It
 
 def _reasons_of_farm(facts: Facts, inherited: Inherited, second: int) -> Iterator[str]:
     plan = inherited.farm
-    if facts.wants_farm_keys and not inherited.ticket_keys.is_scheduled(second):
+    if facts.wants_farm_keys and not inherited.ticket_keys.uses_source(second):
         yield "the farm secret cannot be used, ticket keys are not shared; the log says why"
     if facts.wants_farm_store and (plan is None or not plan.engines):
         yield "tlsmgr_farm_store cannot be used, sessions are not shared; the log says why"
@@ -141,7 +142,7 @@ def _reasons_of_farm(facts: Facts, inherited: Inherited, second: int) -> Iterato
 def _farm(inherited: Inherited, counters: Mapping[str, int], second: int) -> Farm | None:
     """Return what this host shares with others, None for nothing."""
     keys, plan = inherited.ticket_keys, inherited.farm
-    is_shared = keys.is_scheduled(second)
+    is_shared = keys.uses_source(second)
     if plan is None and not is_shared:
         return None
     return Farm(

@@ -19,9 +19,10 @@ from collections.abc import Callable, Iterable
 from tlsmgr.processes import bridge, succession
 from tlsmgr.processes.connections import Connections
 from tlsmgr.processes.drain import Drain
-from tlsmgr.processes.inherited import RELOADING, RUNNING, STOPPING, Inherited, Pipes
+from tlsmgr.processes.inherited import Inherited, Pipes
 from tlsmgr.processes.listeners import Listeners
 from tlsmgr.processes.parking import NO_BRIDGE
+from tlsmgr.processes.scoreboard import RELOADING, RUNNING, STOPPING
 
 
 class Departure:

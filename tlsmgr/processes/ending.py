@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from tlsmgr import log
 from tlsmgr.processes import worker
 from tlsmgr.processes.children import Child, Children
-from tlsmgr.processes.inherited import RELOADING, STOPPING, Scoreboard
+from tlsmgr.processes.scoreboard import RELOADING, STOPPING, Scoreboard
 
 CLOSE_TIME = 0.3  # seconds for workers to close the listening sockets at a reload
 STOP_TIME, KILL_TIME = 0.7, 0.5  # seconds for children to end by themselves, and when killed

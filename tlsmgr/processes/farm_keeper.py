@@ -34,7 +34,8 @@ from tlsmgr.processes import setup
 from tlsmgr.processes.children import HUNG_TIME, Child, Children
 from tlsmgr.processes.farm import Configuration
 from tlsmgr.processes.farm_plan import FarmPlan
-from tlsmgr.processes.inherited import STALL_TIME, Inherited
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.scoreboard import STALL_TIME
 from tlsmgr.stats import INDEX
 
 DEFECT = 1  # exit status: a traceback is in the log

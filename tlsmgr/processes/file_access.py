@@ -67,7 +67,9 @@ class FileAccess:
         """Let workers wait for the files from now on, but not for long."""
         self.due = now + MAKE_TIME
 
-    def judge(self, children: list[Child], is_blocked: Callable[[Child], bool], now: float) -> None:
+    def update_blocked(
+        self, children: list[Child], is_blocked: Callable[[Child], bool], now: float
+    ) -> None:
         """Block all access to files when one process is blocked; allow it when all is well."""
         blocked = self._scoreboard.files_blocked
         stalled = [child for child in children if child.stalled and self._touches_files(child)]

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 
 from tlsmgr import log
-from tlsmgr.processes.inherited import CachePlan, Scoreboard
+from tlsmgr.processes.inherited import CachePlan
+from tlsmgr.processes.scoreboard import Scoreboard
 from tlsmgr.sessions.file import StoreError, StoreFile, claim, in_directory, is_lost
-from tlsmgr.sessions.record import KEY_BYTES
+from tlsmgr.sessions.seal import KEY_BYTES
 from tlsmgr.sessions.store import Store, create
 
 WATCH_INTERVAL = 2.0  # seconds between two looks at the files

@@ -21,7 +21,7 @@ from fcntl import fcntl as control
 from typing import Any, NamedTuple
 
 from tlsmgr.sessions.file import MarkValues
-from tlsmgr.sessions.record import KEY_BYTES as SEAL_KEY_BYTES
+from tlsmgr.sessions.seal import KEY_BYTES as SEAL_KEY_BYTES
 from tlsmgr.sessions.shared import CacheState, OlderKey
 from tlsmgr.tickets import KEY_BYTES as TICKET_KEY_BYTES
 

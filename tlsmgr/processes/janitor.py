@@ -49,7 +49,7 @@ MOST_DIRECTORIES = 8
 LOCATED, MADE, RENEWED, FATAL = "located", "made", "renewed", "fatal"
 
 
-class Directory(NamedTuple):
+class FileLocation(NamedTuple):
     """An open directory and the name of a file in it."""
 
     descriptor: int
@@ -59,14 +59,14 @@ class Directory(NamedTuple):
 class Located(NamedTuple):
     """Where files are: the exchange file, and one for each cache; None where there is none."""
 
-    exchange: Directory | None
-    caches: tuple[Directory | None, ...]
+    exchange: FileLocation | None
+    caches: tuple[FileLocation | None, ...]
 
     def descriptors(self) -> set[int]:
         """Return the descriptors of all directories."""
         return {place.descriptor for place in self.places() if place is not None} - {CLOSED}
 
-    def places(self) -> tuple[Directory | None, ...]:
+    def places(self) -> tuple[FileLocation | None, ...]:
         """Return all of them, the exchange file's first."""
         return (self.exchange, *self.caches)
 
@@ -86,7 +86,7 @@ class Duties:
     locate: Callable[[], Located]  # before the jail; as root, for the first janitor only
     enter_jail: Callable[[], None]
     as_owner: Callable[[], AbstractContextManager[None]]
-    exchange_file: Callable[[Directory | None], ExchangeFile]
+    exchange_file: Callable[[FileLocation | None], ExchangeFile]
     store_files: Callable[[Located], Sequence[StoreFile | None]]
     reseeder: Reseeder
     damage_alarm: int  # an eventfd: a file was reported as damaged
@@ -132,7 +132,9 @@ class Link:
 def _message(content: Any, descriptors: list[int]) -> Message:
     passed = iter(descriptors)
     places = [
-        None if place is None else Directory(next(passed, CLOSED) if place[1] else CLOSED, place[0])
+        None
+        if place is None
+        else FileLocation(next(passed, CLOSED) if place[1] else CLOSED, place[0])
         for place in content["places"]
     ]
     located = Located(places[0], tuple(places[1:])) if places else None

@@ -170,9 +170,9 @@ class Parent:
     def _iterate(self) -> None:
         now = time.monotonic()
         self._watchdog.restart()
-        self._children.judge(now)
+        self._children.mark_stalled(now)
         locks = self._settle_locks(now)
-        self.access.judge(list(self._children), self._children.is_blocked, now)
+        self.access.update_blocked(list(self._children), self._children.is_blocked, now)
         self._end_hung(now)
         if locks is not Recovery.LOST:
             self._spawn_missing(now)

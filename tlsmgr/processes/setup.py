@@ -24,11 +24,13 @@ from tlsmgr.latency import LatencyTable
 from tlsmgr.log import Fatal
 from tlsmgr.prng.drbg import SelfTestError
 from tlsmgr.prng.pool import EntropyError, Pool
-from tlsmgr.processes.inherited import CachePlan, Inherited, Scoreboard
+from tlsmgr.processes.inherited import CachePlan, Inherited
 from tlsmgr.processes.names import name_process as name_process
+from tlsmgr.processes.scoreboard import Scoreboard
 from tlsmgr.service import CacheType, Context
 from tlsmgr.sessions.lmdb_file import preload as preload_lmdb
-from tlsmgr.sessions.record import (
+from tlsmgr.sessions.rules import CacheRules
+from tlsmgr.sessions.seal import (
     DIGEST_BYTES,
     KEY_BYTES,
     SERIAL_BYTES,
@@ -37,12 +39,11 @@ from tlsmgr.sessions.record import (
     Seal,
     SealKey,
 )
-from tlsmgr.sessions.rules import CacheRules
 from tlsmgr.sessions.shared import ProcessNumber, SharedCache
 from tlsmgr.sessions.single_use import make_cache
 from tlsmgr.shm import SharedMemory, SharedMemoryError
 from tlsmgr.stats import Stats
-from tlsmgr.tickets import NAME_BYTES, Schedule, TicketKeys
+from tlsmgr.tickets import NAME_BYTES, TicketKeys, TicketKeySource
 
 if TYPE_CHECKING:
     from tlsmgr.processes.farm_link import FarmLink
@@ -96,7 +97,9 @@ def wants_farm_keys(conf: Configuration) -> bool:
     return bool(conf.text("tlsmgr_farm_secret_file") and lifetime)
 
 
-def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Schedule | None:
+def make_key_source(
+    conf: Configuration, memory: SharedMemory, owner: int
+) -> TicketKeySource | None:
     """Return the ticket keys that this host shares with its farm; None: it has keys of its own.
 
     Reads the secret file; `owner` is a user ID that may own it. A file that cannot be used is an
@@ -106,12 +109,12 @@ def make_schedule(conf: Configuration, memory: SharedMemory, owner: int) -> Sche
     lifetime = session_timeout(conf.seconds("smtpd_tls_session_cache_timeout"))
     if not wants_farm_keys(conf):
         return None
-    from tlsmgr.farm import schedule, secret, secret_file
+    from tlsmgr.farm import secret, secret_file, ticket_keys
 
     now = int(time.time())
     try:
         secrets = secret_file.read(path, now // secret.DAY, (owner,))
-        made = schedule.Schedule(memory, secrets, lifetime, now)
+        made = ticket_keys.FarmTicketKeys(memory, secrets, lifetime, now)
     except (secret.BadSecret, SharedMemoryError) as error:
         log.error(f"farm secret file {path}: {error}; this host uses ticket keys of its own")
         return None
@@ -144,7 +147,7 @@ def make_inherited(
     memory: SharedMemory,
     pool: Pool,
     settings: Sequence[CacheSettings],
-    schedule: Schedule | None,
+    key_source: TicketKeySource | None,
     is_supervised: bool = False,
     farm: FarmPlan | None = None,
 ) -> Inherited:
@@ -155,7 +158,7 @@ def make_inherited(
     return Inherited(
         memory=memory,
         pool=pool,
-        ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract, schedule),
+        ticket_keys=TicketKeys(memory, slots.count, timeouts["smtpd"], pool.extract, key_source),
         stats=Stats(memory, slots.count, sum(cache.cachable for cache in settings)),
         latency=LatencyTable(memory, slots.count),
         scoreboard=Scoreboard(memory, slots.count, slots.workers),

@@ -182,7 +182,7 @@ class Worker:
         self._connections.add(connection)
 
     def _check(self, now: float) -> None:
-        """Once a second: look for waiting connections, close those that time out or hold most.
+        """Once a second: look for waiting connections, and close those that time out.
 
         Also try again to open a session file that could not be opened, and note how full each is.
         """
@@ -192,7 +192,7 @@ class Worker:
                 cache.reopen()
                 cache.note_usage()
         self._listeners.rearm()
-        for connection in self._connections.overdue(now - self._inherited.client_timeout):
+        for connection in self._connections.timed_out(now - self._inherited.client_timeout):
             self._warn("timeout", f"timeout on {self._inherited.source}")
             self._connections.drop(connection)
 
@@ -327,6 +327,6 @@ class Worker:
         unread, self._replies.unread = self._replies.unread, []
         for connection in unread:
             if connection.state == WAITING and self._connections.is_open(connection):
-                self._connections.rest(connection)
+                self._connections.reply_sent(connection)
                 self._read_requests(connection)
                 self._connections.note_progress(connection, now)

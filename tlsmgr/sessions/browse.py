@@ -15,8 +15,8 @@ import contextlib
 from collections.abc import Iterator
 
 from tlsmgr.sessions.file import StoreError, StoreFile
-from tlsmgr.sessions.record import Entry
 from tlsmgr.sessions.rules import CacheRules, log_delete
+from tlsmgr.sessions.seal import Entry
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
 

@@ -36,8 +36,8 @@ from tlsmgr.sessions.file import (
     StoreFull,
     StoreLost,
 )
-from tlsmgr.sessions.record import Entry, Nonces, Seal, saved_time
 from tlsmgr.sessions.rules import CLOCK_SLACK, CacheRules, id_text, log_delete
+from tlsmgr.sessions.seal import Entry, Nonces, Seal, saved_time
 from tlsmgr.sessions.shared import SharedCache, Usage
 from tlsmgr.sessions.store import Batch, Record, Store, size_limit_in
 from tlsmgr.stats import CACHE_INDEX, private_cache_row

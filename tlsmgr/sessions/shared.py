@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tlsmgr.sessions.file import FileMark, MarkValues
-from tlsmgr.sessions.record import KEY_BYTES, Nonces, Seal, SealKey
+from tlsmgr.sessions.seal import KEY_BYTES, Nonces, Seal, SealKey
 from tlsmgr.shm import SharedMemory
 
 MOST_OLDER = 16

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from tlsmgr.sessions.cache import HITS, MISSES, Change, SessionCache, Take, remove
 from tlsmgr.sessions.der import TLS_1_3, protocol_version
 from tlsmgr.sessions.file import StoreFile
-from tlsmgr.sessions.record import Entry, Nonces
 from tlsmgr.sessions.rules import CacheRules, log_delete
+from tlsmgr.sessions.seal import Entry, Nonces
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Batch, Record
 

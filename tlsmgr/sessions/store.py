@@ -46,7 +46,7 @@ from tlsmgr.sessions.lmdb_file import (
     store_error,
     store_errors,
 )
-from tlsmgr.sessions.record import DIGEST_BYTES, SERIAL_BYTES
+from tlsmgr.sessions.seal import DIGEST_BYTES, SERIAL_BYTES
 
 TABLES = (b"records", b"places", b"ages")
 NUMBER_BITS = 20  # of a serial: the record's number in its batch; the others are the transaction's

@@ -3,7 +3,7 @@
 One sweep at start and one every ``timeout`` seconds (Postfix tlsmgr.c, tlsmgr_cache_run_event), in
 bounded slices, so that workers keep the file and the CPU: a slice opens the file, reads at most
 ``SLICE_RECORDS`` without a lock, deletes the expired among them in transactions of at most
-``BATCH_RECORDS``, and closes the file. Runs in the sweeper, as damaged pages may end a process.
+``BATCH_RECORDS``, and closes the file. Runs in the janitor, as damaged pages may end a process.
 
 Several processes write, so an entry is looked at again inside the transaction that deletes it: a
 serial never names two entries, hence a record that still has its serial is still expired, and a
@@ -19,8 +19,8 @@ from hashlib import blake2b
 
 from tlsmgr import log
 from tlsmgr.sessions.file import StoreError, StoreFile
-from tlsmgr.sessions.record import saved_time
 from tlsmgr.sessions.rules import CacheRules, log_delete
+from tlsmgr.sessions.seal import saved_time
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
 from tlsmgr.stats import CACHE_INDEX, private_cache_row

@@ -17,10 +17,10 @@ from support.postfix_instance import postfix_missing
 from support.postfix_sandbox import daemon_directory
 from support.status_samples import ControlSocket, busy
 
-from tlsmgr.ctl import place
 from tlsmgr.ctl.check import examine
 from tlsmgr.ctl.check_facts import gather
 from tlsmgr.ctl.check_table import CHECKS
+from tlsmgr.ctl.instance import find
 from tlsmgr.install.launcher import MARK
 from tlsmgr.status_object import Status
 
@@ -87,7 +87,7 @@ class Host:
     def findings(self) -> dict[str, str]:
         """The commands by check."""
         self.age()
-        instance = place.find(ENVIRONMENT, str(self.directory / "etc"))
+        instance = find(ENVIRONMENT, str(self.directory / "etc"))
         facts = gather(instance, int(time.time()) // 86400)
         return {name: finding.command for name, finding in examine(facts)}
 

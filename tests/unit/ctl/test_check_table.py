@@ -11,7 +11,7 @@ from tlsmgr.config.caches import CacheSettings
 from tlsmgr.ctl.check import examine, lines
 from tlsmgr.ctl.check_facts import Facts, FileFact, Line, SharedMemory
 from tlsmgr.ctl.check_table import CHECKS, Finding
-from tlsmgr.ctl.place import Instance
+from tlsmgr.ctl.instance import Instance
 from tlsmgr.install.instance import Service
 from tlsmgr.install.launcher import NAME, Note
 from tlsmgr.status_object import Cache, Status

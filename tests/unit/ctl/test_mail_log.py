@@ -22,7 +22,7 @@ from support.tls_log_lines import (
 )
 
 from tlsmgr.ctl import mail_log
-from tlsmgr.ctl.mail_log import Clock, Connection, Lookup, MailLog, Outcome
+from tlsmgr.ctl.mail_log import Clock, LookupResult, MailLog, Outcome, TlsConnection
 
 NEWEST = datetime(2026, 11, 22, tzinfo=timezone.utc)
 
@@ -37,7 +37,7 @@ def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def found(lines: Iterable[str], newest: datetime = NEWEST) -> list[Connection]:
+def found(lines: Iterable[str], newest: datetime = NEWEST) -> list[TlsConnection]:
     return list(MailLog().connections((each.encode() for each in lines), Clock(newest)))
 
 
@@ -45,7 +45,7 @@ def outcomes(lines: Iterable[str]) -> list[Outcome]:
     return [connection.outcome for connection in found(lines)]
 
 
-def lookups(lines: Iterable[str]) -> list[Lookup | None]:
+def lookups(lines: Iterable[str]) -> list[LookupResult | None]:
     return [connection.lookup for connection in found(lines)]
 
 
@@ -131,7 +131,7 @@ def test_a_connection_by_tlsproxy_counts_once(
     lines = [*smtp_level_2(details, resumed, program="postfix/tlsproxy[300]"), smtp(details)]
     (connection,) = found(lines)
     assert (connection.service, connection.outcome) == ("postfix/smtp", outcome)
-    assert connection.lookup == (Lookup.FOUND if resumed else Lookup.MISSED)
+    assert connection.lookup == (LookupResult.FOUND if resumed else LookupResult.MISSED)
 
 
 def test_connections_by_tlsproxy_with_equal_summaries() -> None:
@@ -274,22 +274,31 @@ def later(resumed: bool, minutes: int, host: str = "mail") -> list[str]:
 
 
 def test_a_lookup_that_finds_a_session() -> None:
-    assert lookups([*later(False, 0), *later(True, 59)]) == [Lookup.MISSED, Lookup.FOUND]
+    assert lookups([*later(False, 0), *later(True, 59)]) == [
+        LookupResult.MISSED,
+        LookupResult.FOUND,
+    ]
 
 
 def test_a_session_that_was_saved_less_than_an_hour_before() -> None:
-    assert lookups([*later(False, 0), *later(False, 59)]) == [Lookup.MISSED, Lookup.LOST]
-    assert lookups([*later(False, 0), *later(False, 60)]) == [Lookup.MISSED, Lookup.MISSED]
+    assert lookups([*later(False, 0), *later(False, 59)]) == [
+        LookupResult.MISSED,
+        LookupResult.LOST,
+    ]
+    assert lookups([*later(False, 0), *later(False, 60)]) == [
+        LookupResult.MISSED,
+        LookupResult.MISSED,
+    ]
 
 
 def test_a_session_that_another_host_saved() -> None:
     lines = [*later(False, 0), *later(False, 30, host="other")]
-    assert lookups(lines) == [Lookup.MISSED, Lookup.ELSEWHERE]
+    assert lookups(lines) == [LookupResult.MISSED, LookupResult.ELSEWHERE]
 
 
 def test_a_session_that_was_removed() -> None:
     removed = line(f"remove session {SESSION} from client cache")
-    assert lookups([*later(False, 0), removed, *later(False, 1)]) == [Lookup.MISSED] * 2
+    assert lookups([*later(False, 0), removed, *later(False, 1)]) == [LookupResult.MISSED] * 2
 
 
 def test_no_lookup_without_a_cache() -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.daemon_process import wait_for
 
 from tlsmgr.processes.children import DEFECT, Child, Children
-from tlsmgr.processes.inherited import SPREAD_SLACK, STALL_TIME, Scoreboard
+from tlsmgr.processes.scoreboard import SPREAD_SLACK, STALL_TIME, Scoreboard
 from tlsmgr.shm import SharedMemory
 
 
@@ -170,7 +170,7 @@ def rows(scoreboard: Scoreboard) -> Iterator[Children]:
 def judge_until(children: Children, start: float, end: float) -> None:
     """Judge twice a second."""
     while start <= end:
-        children.judge(start)
+        children.mark_stalled(start)
         start += 0.5
 
 
@@ -179,11 +179,11 @@ def test_a_child_is_stalled_without_a_heartbeat(rows: Children, scoreboard: Scor
     scoreboard.beat(1, 1000.0, 0)
     judge_until(rows, 1000.0, 1000.0 + STALL_TIME)
     assert not child.stalled
-    rows.judge(1002.0)
+    rows.mark_stalled(1002.0)
     assert child.stalled
     assert rows.silence(child, 1002.0) == 2.0
     scoreboard.beat(1, 1002.1, 0)
-    rows.judge(1002.5)
+    rows.mark_stalled(1002.5)
     assert not child.stalled
 
 
@@ -191,7 +191,7 @@ def test_a_new_child_has_time_for_its_first_heartbeat(
     rows: Children, scoreboard: Scoreboard
 ) -> None:
     child = add(rows, 1, 1000.0)
-    rows.judge(1000.5)
+    rows.mark_stalled(1000.5)
     assert not child.stalled
     judge_until(rows, 1001.0, 1002.0)
     assert child.stalled
@@ -203,9 +203,9 @@ def test_after_a_suspension_nobody_is_stalled_at_once(
     """All were suspended for an hour, and the parent runs first: it must kill nobody."""
     child = add(rows, 1, 1000.0)
     scoreboard.beat(1, 1000.0, 0)
-    rows.judge(1000.0)
+    rows.mark_stalled(1000.0)
     for now in (4600.0, 4600.001, 4600.5, 4601.4):
-        rows.judge(now)
+        rows.mark_stalled(now)
         assert not child.stalled
         assert rows.silence(child, now) < STALL_TIME
     judge_until(rows, 4601.5, 4602.0)
@@ -220,7 +220,7 @@ def test_a_suspension_of_the_parent_hides_no_stall(rows: Children, scoreboard: S
     judge_until(rows, 1000.5, 1002.0)
     assert (stalled.stalled, sound.stalled) == (True, False)
     scoreboard.beat(2, 1009.9, 0)
-    rows.judge(1010.0)
+    rows.mark_stalled(1010.0)
     assert (stalled.stalled, sound.stalled) == (True, False)
 
 

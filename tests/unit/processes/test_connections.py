@@ -163,15 +163,15 @@ def test_who_is_overdue(room: Room) -> None:
     stuck.output = b"rest"
     for client in (idle, half, stuck):
         room.clients.note_progress(client, 100.0)
-    assert list(room.clients.overdue(100.0)) == []
-    assert set(room.clients.overdue(100.1)) == {half, stuck}
+    assert list(room.clients.timed_out(100.0)) == []
+    assert set(room.clients.timed_out(100.1)) == {half, stuck}
     room.clients.note_progress(half, 200.0)
-    assert set(room.clients.overdue(150.0)) == {stuck}
+    assert set(room.clients.timed_out(150.0)) == {stuck}
     half.reader = None
     stuck.output = b""
     for client in (half, stuck):
         room.clients.note_progress(client, 300.0)
-    assert list(room.clients.overdue(1e9)) == []
+    assert list(room.clients.timed_out(1e9)) == []
 
 
 def test_who_was_dropped_is_not_remembered(room: Room) -> None:
@@ -180,9 +180,9 @@ def test_who_was_dropped_is_not_remembered(room: Room) -> None:
     client.reader = RequestReader()
     room.clients.note_progress(client, 100.0)
     room.clients.drop(client)
-    assert list(room.clients.overdue(1e9)) == []
+    assert list(room.clients.timed_out(1e9)) == []
     room.clients.note_progress(client, 101.0)
-    assert list(room.clients.overdue(1e9)) == []
+    assert list(room.clients.timed_out(1e9)) == []
 
 
 def hold(room: Room, connection: Connection, count: int) -> None:

@@ -12,7 +12,8 @@ from tlsmgr.farm.engine import Settings
 from tlsmgr.latency import SEEDS
 from tlsmgr.processes.control_status import USAGE_TIME, Facts, Moment, make_status
 from tlsmgr.processes.farm_plan import FarmPlan
-from tlsmgr.processes.inherited import STALL_TIME, GeneratorFacts, Inherited
+from tlsmgr.processes.inherited import Inherited
+from tlsmgr.processes.scoreboard import STALL_TIME, GeneratorFacts
 from tlsmgr.processes.setup import Slots
 from tlsmgr.sessions.shared import Usage
 from tlsmgr.stats import CACHE_INDEX, INDEX
@@ -144,7 +145,7 @@ def test_a_janitor_that_something_else_than_a_session_file_blocks(daemon: Inheri
 
 
 class OneKey:
-    """A farm's schedule with a single key."""
+    """A farm's key source with a single key."""
 
     key: bytes | None = b"\x01\x23\xab\xcd" + bytes(84)
 
@@ -163,11 +164,11 @@ class OneKey:
 
 def of_a_farm(daemon: Inherited) -> tuple[Inherited, OneKey, FarmPlan]:
     """The daemon with a farm's keys, and a store that answers."""
-    schedule = OneKey()
+    source = OneKey()
     engine = Settings("redis", "redis://a", {"password": "not to be shown"}, 0.05)
     plan = FarmPlan((engine,), {b"smtp": 0}, memoryview(bytearray(b"\1")), 0.05, {}, {}, None)
-    daemon.ticket_keys._schedule = schedule
-    return replace(daemon, farm=plan), schedule, plan
+    daemon.ticket_keys._source = source
+    return replace(daemon, farm=plan), source, plan
 
 
 def test_a_host_of_a_farm(daemon: Inherited) -> None:
@@ -197,9 +198,9 @@ def test_a_farm_that_cannot_be_used(daemon: Inherited) -> None:
     keys, store = make_status(wanted, daemon, NOW).reasons
     assert keys == "the farm secret cannot be used, ticket keys are not shared; the log says why"
     assert store == "tlsmgr_farm_store cannot be used, sessions are not shared; the log says why"
-    shared, schedule, _ = of_a_farm(daemon)
+    shared, source, _ = of_a_farm(daemon)
     assert make_status(wanted, shared, NOW).reasons == ()
-    schedule.key = None
+    source.key = None
     assert make_status(wanted, shared, NOW).reasons == (keys,)
 
 

@@ -29,8 +29,8 @@ from tlsmgr.processes.farm_link import MOST_LATE, MOST_MISSES, FarmLink
 from tlsmgr.processes.farm_plan import FarmPlan
 from tlsmgr.service import Deferred, Remote
 from tlsmgr.sessions.cache import Change, SessionCache, Take
-from tlsmgr.sessions.record import Nonces
 from tlsmgr.sessions.rules import CacheRules
+from tlsmgr.sessions.seal import Nonces
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.single_use import make_cache
 from tlsmgr.shm import SharedMemory

@@ -12,10 +12,11 @@ import pytest
 from support.cache_files import CacheFiles
 
 from tlsmgr.processes.filewatch import FileWatch
-from tlsmgr.processes.inherited import CachePlan, Scoreboard
+from tlsmgr.processes.inherited import CachePlan
+from tlsmgr.processes.scoreboard import Scoreboard
 from tlsmgr.sessions.cache import Change
 from tlsmgr.sessions.file import FileMark, StoreError, StoreFile, inode_of, remove
-from tlsmgr.sessions.record import Entry, Nonces
+from tlsmgr.sessions.seal import Entry, Nonces
 from tlsmgr.sessions.store import create
 from tlsmgr.shm import SharedMemory
 

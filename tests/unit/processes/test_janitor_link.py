@@ -13,7 +13,7 @@ from tlsmgr.processes.janitor import (
     FATAL,
     LOCATED,
     MADE,
-    Directory,
+    FileLocation,
     Link,
     Located,
     Message,
@@ -57,7 +57,8 @@ def test_no_janitor_is_no_message(links: tuple[Link, Link]) -> None:
 def test_directories_are_passed(links: tuple[Link, Link], directory: int) -> None:
     parent, janitor = links
     sent = Located(
-        Directory(directory, "exchange"), (Directory(directory, "smtp"), None, Directory(-1, "x"))
+        FileLocation(directory, "exchange"),
+        (FileLocation(directory, "smtp"), None, FileLocation(-1, "x")),
     )
     janitor.send(Message(LOCATED, sent))
     message = parent.receive(0.0)
@@ -66,7 +67,7 @@ def test_directories_are_passed(links: tuple[Link, Link], directory: int) -> Non
     assert located is not None
     assert located.exchange is not None
     smtp, none, closed = located.caches
-    assert (none, closed) == (None, Directory(CLOSED, "x"))
+    assert (none, closed) == (None, FileLocation(CLOSED, "x"))
     assert smtp is not None
     assert (located.exchange.name, smtp.name) == ("exchange", "smtp")
     assert located.descriptors() == {located.exchange.descriptor, smtp.descriptor}
@@ -88,7 +89,7 @@ def test_descriptors_that_the_parent_could_not_take(
 ) -> None:
     """It was out of descriptors: that directory can't be used, and nobody ends."""
     parent, janitor = links
-    janitor.send(Message(LOCATED, Located(Directory(directory, "exchange"), ())))
+    janitor.send(Message(LOCATED, Located(FileLocation(directory, "exchange"), ())))
     receive = socket.recv_fds
 
     def receive_none(*arguments: int) -> tuple[bytes, list[int], int, object]:
@@ -99,4 +100,4 @@ def test_descriptors_that_the_parent_could_not_take(
 
     monkeypatch.setattr(socket, "recv_fds", receive_none)
     message = parent.receive(0.0)
-    assert message == Message(LOCATED, Located(Directory(CLOSED, "exchange"), ()))
+    assert message == Message(LOCATED, Located(FileLocation(CLOSED, "exchange"), ()))

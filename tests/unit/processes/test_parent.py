@@ -15,7 +15,7 @@ from support.parent_parts import Scene, parent_of
 
 from tlsmgr.log import Fatal
 from tlsmgr.processes.children import HUNG_TIME, Child
-from tlsmgr.processes.janitor import Directory, Located, Message
+from tlsmgr.processes.janitor import FileLocation, Located, Message
 from tlsmgr.processes.parent import DAMAGE
 from tlsmgr.processes.restarts import CannotServe
 from tlsmgr.processes.worker import DRAIN_SIGNAL
@@ -416,7 +416,7 @@ def test_a_stuck_worker_that_was_to_drain_does_not_count_as_room(two: Scene) -> 
 
 
 def test_what_the_janitor_located_goes_to_its_successors_and_to_workers(two: Scene) -> None:
-    place = Directory(os.dup(0), "other")
+    place = FileLocation(os.dup(0), "other")
     two.tell(Message("located", Located(None, (place,))))
     (plan,) = two.parent.access.inherited.caches
     assert plan.file is not None

@@ -11,7 +11,7 @@ from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change, SessionCache
 from tlsmgr.sessions.file import remove
-from tlsmgr.sessions.record import SERIAL_BYTES, Nonces
+from tlsmgr.sessions.seal import SERIAL_BYTES, Nonces
 from tlsmgr.sessions.store import Store
 
 

@@ -9,7 +9,7 @@ from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.browse import BATCH_RECORDS, SLICE_RECORDS, BrowsedCache
 from tlsmgr.sessions.file import StoreError
-from tlsmgr.sessions.record import Entry
+from tlsmgr.sessions.seal import Entry
 from tlsmgr.sessions.store import Record
 
 MANY = 2 * SLICE_RECORDS + 50

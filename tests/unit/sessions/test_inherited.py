@@ -12,7 +12,7 @@ from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import SessionCache
 from tlsmgr.sessions.file import is_lost
-from tlsmgr.sessions.record import SAVED_BYTES, Nonces
+from tlsmgr.sessions.seal import SAVED_BYTES, Nonces
 from tlsmgr.sessions.shared import MOST_OLDER, SharedCache
 from tlsmgr.shm import SharedMemory
 

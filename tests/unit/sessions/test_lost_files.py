@@ -13,7 +13,7 @@ from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change, SessionCache
 from tlsmgr.sessions.file import CLOSED, FileMark, StoreFile, StoreLost
-from tlsmgr.sessions.record import Nonces
+from tlsmgr.sessions.seal import Nonces
 from tlsmgr.sessions.store import Store, create
 
 

@@ -11,7 +11,7 @@ from support.cache_fixtures import NOW, MakeFiles, lookup, update
 from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import SessionCache
-from tlsmgr.sessions.record import (
+from tlsmgr.sessions.seal import (
     NONCE_BYTES,
     SAVED_BYTES,
     SERIAL_BYTES,

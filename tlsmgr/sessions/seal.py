@@ -1,4 +1,4 @@
-"""record - what a session looks like in the file: sealed under keys that are never on a disk.
+"""seal - what a session looks like in the file: sealed under keys that are never on a disk.
 
 The data of a record is ``when saved (5 bytes) | nonce (12 bytes) | body``; the body is ``length of
 the id (3 bytes) | cache id | session``, encrypted by AES-256-GCM, with a tag of 16 bytes behind it.

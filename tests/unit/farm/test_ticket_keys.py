@@ -8,8 +8,8 @@ import random
 import pytest
 from support.farm_secret import DAY, EXAMPLE, EXAMPLE_DATE, EXAMPLE_KEY, at, day, file_text
 
-from tlsmgr.farm.schedule import Schedule
 from tlsmgr.farm.secret import CLOCK_SKEW, Secrets, known_slots, parse, slot_length, ticket_key
+from tlsmgr.farm.ticket_keys import FarmTicketKeys
 from tlsmgr.shm import SharedMemory
 from tlsmgr.tickets import NoRotation, TicketKeys
 
@@ -25,8 +25,8 @@ def secrets(text: str = EXAMPLE) -> Secrets:
     return parse(text.encode(), 10**6)
 
 
-def schedule(now: int = NOON, text: str = EXAMPLE, lifetime: int = T) -> Schedule:
-    return Schedule(SharedMemory(65536), secrets(text), lifetime, now)
+def schedule(now: int = NOON, text: str = EXAMPLE, lifetime: int = T) -> FarmTicketKeys:
+    return FarmTicketKeys(SharedMemory(65536), secrets(text), lifetime, now)
 
 
 def test_the_key_of_the_slot() -> None:
@@ -121,7 +121,7 @@ def area_of(memory: SharedMemory) -> bytes:
 
 def test_the_memory_has_no_secret_of_days_before_and_is_wiped() -> None:
     memory = SharedMemory(65536)
-    keys = Schedule(memory, secrets(file_text(PLANNED)), T, NOON + 3 * DAY)
+    keys = FarmTicketKeys(memory, secrets(file_text(PLANNED)), T, NOON + 3 * DAY)
     assert EXAMPLE_KEY not in area_of(memory)
     assert PLANNED["2026-12-24"] in area_of(memory)
     assert keys.current(NOON + 3 * DAY) == schedule(NOON).current(NOON + 3 * DAY)
@@ -169,7 +169,7 @@ def test_no_key_in_a_repr() -> None:
 
 def ticket_keys(now: int = NOON) -> TicketKeys:
     memory = SharedMemory(65536)
-    return TicketKeys(memory, 2, T, os.urandom, Schedule(memory, secrets(), T, now))
+    return TicketKeys(memory, 2, T, os.urandom, FarmTicketKeys(memory, secrets(), T, now))
 
 
 def test_the_keys_of_a_farm_come_first() -> None:

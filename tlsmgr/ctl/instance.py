@@ -1,4 +1,4 @@
-"""place - which tlsmgr the commands of tlsmgrctl ask: its socket and its configuration directory
+"""instance - which tlsmgr the commands of tlsmgrctl ask: its socket and its configuration directory
 
 `--socket` names the socket, `-c` the configuration directory. With neither, the Postfix of this
 machine that has this program enabled comes first, of several instances the first in Postfix's

@@ -1,4 +1,4 @@
-"""upkeep - the janitor's duties, as they follow from the configuration.
+"""janitor_duties - the janitor's duties, as they follow from the configuration.
 
 ``locate`` finds the directories of the session files and of the exchange file, with Postfix's
 redirection to data_directory, and opens them; it runs as mail_owner before the jail. Everything
@@ -21,7 +21,7 @@ from tlsmgr.prng.exchange import ExchangeFile
 from tlsmgr.prng.reseed import Reseeder
 from tlsmgr.processes import jail
 from tlsmgr.processes.inherited import Inherited
-from tlsmgr.processes.janitor import Directory, Duties, Located
+from tlsmgr.processes.janitor import Duties, FileLocation, Located
 from tlsmgr.sessions.file import CLOSED, StoreFile, map_size_for
 
 
@@ -39,7 +39,7 @@ def duties(
         mark.alarm = alarm
     sizes = [map_size_for(plan.rules.size_limit) for plan in inherited.caches]
 
-    def exchange_file(place: Directory | None) -> ExchangeFile:
+    def exchange_file(place: FileLocation | None) -> ExchangeFile:
         period = conf.seconds("tls_random_prng_update_period")
         if place is None:
             return ExchangeFile("", period, inherited.pool)
@@ -73,7 +73,7 @@ def _locate(
         return Located(exchange, tuple(map(_cache_directory, cachable, places)))
 
 
-def _exchange_directory(path: str) -> Directory | None:
+def _exchange_directory(path: str) -> FileLocation | None:
     """The exchange file tries to open its directory again later, so CLOSED is no error."""
     if not path:
         return None
@@ -82,10 +82,10 @@ def _exchange_directory(path: str) -> Directory | None:
     except OSError as error:
         log.warning(f"PRNG exchange file {path}: cannot open its directory: {error.strerror}")
         descriptor = CLOSED
-    return Directory(descriptor, path)
+    return FileLocation(descriptor, path)
 
 
-def _cache_directory(cache: CacheSettings, place: CachePlace) -> Directory | None:
+def _cache_directory(cache: CacheSettings, place: CachePlace) -> FileLocation | None:
     if place.path is None:
         if place.error:
             log.error(place.error)
@@ -99,4 +99,4 @@ def _cache_directory(cache: CacheSettings, place: CachePlace) -> Directory | Non
     if cache.log_activity:
         log.info(f"open {cache.cache_type} TLS cache {place.database}")
     log.info(f"{cache.cache_type} TLS session cache {place.database} is kept in {place.path}")
-    return Directory(descriptor, name)
+    return FileLocation(descriptor, name)

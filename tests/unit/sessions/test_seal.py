@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlsmgr.sessions.record import Entry, Nonces, Seal, SealKey, saved_time
+from tlsmgr.sessions.seal import Entry, Nonces, Seal, SealKey, saved_time
 
 DIGEST = bytes(range(16))
 SERIAL, OTHER = (7).to_bytes(8, "big"), (8).to_bytes(8, "big")

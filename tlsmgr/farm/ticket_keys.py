@@ -1,4 +1,4 @@
-"""schedule - the ticket keys of a farm at any time, for TicketKeys.
+"""ticket_keys - the ticket keys of a farm at any time, for TicketKeys.
 
 The secrets lie in shared memory: see ``day_secrets``. Each process derives the known keys when it
 is first asked in a slot, and keeps them in its own memory: three keys as a rule, 5 us each, once a
@@ -41,7 +41,7 @@ class SlotKey:
     end: int
 
 
-class Schedule:
+class FarmTicketKeys:
     """The keys by time and by name. `lifetime` is T, not 0."""
 
     def __init__(self, memory: SharedMemory, secrets: Secrets, lifetime: int, now: int) -> None:
