@@ -53,11 +53,15 @@ class Replies:
         self._reply(waiting, replies)
 
     def _commit_changes(self, began: float) -> None:
-        if not self._context.files_blocked[0]:
-            for cache in self._context.caches:
-                cache.end_reading()
         fills = _NOTHING if self._farm is None else self._farm.fills
-        if not (self.changes or fills or any(cache.expired for cache in self._context.caches)):
+        is_due = bool(self.changes or fills)
+        is_blocked = self._context.files_blocked[0]
+        for cache in self._context.caches:
+            if not is_blocked:
+                cache.end_reading()
+            if cache.expired:
+                is_due = True
+        if not is_due:
             return
         waiting, self.changes = self.changes, []
         changes, now = [item for _, item in waiting], int(time.time())

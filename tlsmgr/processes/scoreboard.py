@@ -108,6 +108,9 @@ class Scoreboard:
 
     def is_crowded(self, slot: int, now: float) -> bool:
         """Return whether another worker that accepts has far fewer connections than this one."""
+        mine = self._connections[slot]
+        if mine <= SPREAD_SLACK:
+            return False
         latest = now - STALL_TIME
         least = min(
             (
@@ -117,7 +120,7 @@ class Scoreboard:
             ),
             default=0,
         )
-        return self._connections[slot] > least + least // 2 + SPREAD_SLACK
+        return mine > least + least // 2 + SPREAD_SLACK
 
     @contextlib.contextmanager
     def away_from_files(self, slot: int) -> Iterator[None]:

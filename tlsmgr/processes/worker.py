@@ -31,7 +31,7 @@ from tlsmgr.processes.connections import (
 )
 from tlsmgr.processes.departure import Departure
 from tlsmgr.processes.inherited import Inherited, Pipes
-from tlsmgr.processes.listeners import Listeners
+from tlsmgr.processes.listeners import ACCEPT_BURST, Listeners
 from tlsmgr.processes.replies import Replies
 from tlsmgr.service import (
     Context,
@@ -174,7 +174,8 @@ class Worker:
     def _accept(self, fd: int, now: float) -> None:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):
             return
-        for connection in self._listeners.accept(fd, now):
+        burst = ACCEPT_BURST if len(self._connections) else 1
+        for connection in self._listeners.accept(fd, now, burst):
             self._add(connection)
 
     def _add(self, connection: int) -> None:

@@ -70,6 +70,19 @@ def test_all_that_wait_are_accepted_but_no_more_than_a_burst(door: Door, times: 
         peer.close()
 
 
+def test_a_burst_of_one(door: Door) -> None:
+    """The epoll object tells of the other connections again, without a new registration."""
+    peers = door.knock(3)
+    fd = door.listener.fileno()
+    for left in (2, 1, 0):
+        assert door.epoll.poll(0) == [(fd, select.EPOLLIN)]
+        (connection,) = door.listeners.accept(fd, 0.0, 1)
+        os.close(connection)
+        assert bool(door.epoll.poll(0)) == (left > 0)
+    for peer in peers:
+        peer.close()
+
+
 def test_a_worker_gives_way_again_after_it_accepted(door: Door) -> None:
     """Once before each time that it accepts, not once for ever."""
     now = 10.0
