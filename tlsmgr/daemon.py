@@ -15,6 +15,7 @@ answers "not found". Seeds and policies are served even if no file can be used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from tlsmgr import __version__, log
 from tlsmgr.config import accounts, maillog_client
@@ -134,6 +136,9 @@ class StartMode:
     is a signal. ``on_serving`` is called when a worker serves, ``on_ready`` when all do. ``jobs``
     are more jobs of the parent, by name. ``is_supervised``: somebody else holds the listening
     sockets and starts a successor.
+
+    ``on_hangup`` returns what SIGHUP does, a stop if it is None. ``older`` are processes of the
+    daemon before, which are children of this one.
     """
 
     listeners: tuple[socket.socket, ...]
@@ -146,15 +151,65 @@ class StartMode:
     jobs: Mapping[str, Callable[[float], float]] = field(default_factory=dict)
     is_supervised: bool = False
     early: Met | None = None
+    on_hangup: Callable[[Parent], Callable[[], object]] | None = None
+    older: tuple[int, ...] = ()
 
 
-def serve(conf: Configuration, mode: StartMode) -> None:
+class Prepared(NamedTuple):
+    """What is made before anything is taken over, opened or forked."""
+
+    inherited: Inherited
+    settings: Sequence[CacheSettings]
+    reseeder: Reseeder
+
+
+def serve(conf: Configuration, mode: StartMode) -> tuple[int, ...] | None:
     """Run the daemon until shutdown, in the order in which a review of security reads it.
 
-    Raises Fatal.
+    Return the processes that still run, for a successor; None at a stop. Raises Fatal.
     """
     _set_limits()
     _change_directory(conf.text("queue_directory"))
+    inherited, settings, reseeder = _prepare(conf, mode)
+    arrivals = Arrivals()
+    if not mode.on_stdin:
+        arrivals = _take_over(inherited, mode)
+    reseeder.open(time.monotonic())
+    setup.preload()
+    duties = janitor_duties.duties(conf, mode.identity, settings, inherited, reseeder)
+    left = None
+    try:
+        if mode.on_stdin:
+            once.serve(inherited, duties)
+        else:
+            _log_start(conf, settings)
+            left = _run(conf, mode, inherited, duties, arrivals)
+    except CannotServe as error:
+        raise Fatal(str(error)) from None
+    finally:
+        if left is None:
+            inherited.pool.wipe()
+            inherited.memory.wipe()
+    return left
+
+
+def check(conf: Configuration, mode: StartMode) -> None:
+    """Make all that a start needs, but leave files and sockets alone. Raises Fatal.
+
+    What is wrong is logged, as at a start.
+    """
+    _set_limits()
+    with contextlib.suppress(OSError):  # a start by hand makes it
+        os.chdir(conf.text("queue_directory"))
+    inherited, settings, reseeder = _prepare(conf, mode)
+    setup.preload()
+    if os.path.isdir(conf.text("data_directory")):
+        janitor_duties.duties(conf, mode.identity, settings, inherited, reseeder).locate()
+    inherited.pool.wipe()
+    inherited.memory.wipe()
+
+
+def _prepare(conf: Configuration, mode: StartMode) -> Prepared:
     memory = setup.make_memory(conf)
     pool = setup.make_pool(conf, memory)
     settings = cache_settings(conf, log.warning)
@@ -173,31 +228,13 @@ def serve(conf: Configuration, mode: StartMode) -> None:
     )
     if memory.fallback:
         log.warning(memory.fallback)
-    arrivals = Arrivals()
-    if not mode.on_stdin:
-        arrivals = _take_over(inherited, mode)
     reseeder = Reseeder(
         conf.text("tls_random_source"),
         conf.number("tls_random_bytes"),
         conf.seconds("tls_random_reseed_period"),
         pool,
     )
-    reseeder.open(time.monotonic())
-    setup.preload()
-    duties = janitor_duties.duties(conf, mode.identity, settings, inherited, reseeder)
-    memory_in_use = False
-    try:
-        if mode.on_stdin:
-            once.serve(inherited, duties)
-        else:
-            _log_start(conf, settings)
-            memory_in_use = _run(conf, mode, inherited, duties, arrivals)
-    except CannotServe as error:
-        raise Fatal(str(error)) from None
-    finally:
-        if not memory_in_use:
-            pool.wipe()
-            memory.wipe()
+    return Prepared(inherited, settings, reseeder)
 
 
 def _take_over(inherited: Inherited, mode: StartMode) -> Arrivals:
@@ -217,8 +254,8 @@ def _run(
     inherited: Inherited,
     duties: Duties,
     arrivals: Arrivals,
-) -> bool:
-    """Fork the janitor, enter the jail, and serve. Return whether workers still do, at the end."""
+) -> tuple[int, ...] | None:
+    """Fork the janitor, enter the jail, and serve. Return what ``serve`` does."""
     workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
 
     def on_ready() -> None:
@@ -229,6 +266,10 @@ def _run(
     parent = Parent(inherited, workers, timeout, duties, readiness)
     for descriptor in mode.watched:
         parent.watch(descriptor, parent.reload)
+    if mode.on_hangup is not None:
+        parent.on_hangup = mode.on_hangup(parent)
+    for pid in mode.older:
+        parent.children.adopt(pid)
     parent.take_clients(arrivals.clients)
     if inherited.farm is not None:
         _start_farm(parent, mode.identity, inherited, setup.Slots(workers).farm)
@@ -245,7 +286,7 @@ def _run(
     hit_rates = HitRateWatch(inherited.stats, [plan.rules.cache_type for plan in inherited.caches])
     parent.jobs.add("hit rate", hit_rates.run, delay=HOUR)
     parent.run()
-    return parent.leaves_workers
+    return parent.children.pids if parent.is_reloading else None
 
 
 def _add_control(

@@ -26,12 +26,16 @@ CLOCK_ERROR = 1.0  # seconds between the kernel's start time and the file's time
 
 
 @contextlib.contextmanager
-def pid_file(path: str) -> Iterator[None]:
-    """Keep the process id in the file; remove it at the end, if it still says that."""
+def pid_file(path: str, is_written: bool = False) -> Iterator[None]:
+    """Keep the process id in the file; remove it at the end, if it still says that.
+
+    ``is_written``: an earlier run of this process has made the file.
+    """
     ours = f"{os.getpid()}\n"
     try:
-        _refuse_others(path)
-        _replace(path, ours)
+        if not is_written:
+            _refuse_others(path)
+            _replace(path, ours)
     except OSError as error:
         raise Fatal(f"cannot write {path}: {error.strerror}") from None
     try:

@@ -44,7 +44,7 @@ def listening(path: str, blocked: Sequence[signal.Signals]) -> Iterator[socket.s
         with locked(directory, LOCK_TIME, busy), _signals_blocked(blocked):
             _remove_stale(path)
             _bind(listener, path)
-            cleanup.callback(_remove_own, path, os.stat(path).st_ino)
+            cleanup.callback(remove_own, path, os.stat(path).st_ino)
         yield listener
 
 
@@ -56,16 +56,26 @@ def make_directory(path: str) -> None:
         raise Fatal(f"cannot make directory {path}: {error.strerror}") from None
 
 
+def remove_own(path: str, inode: int) -> None:
+    """Remove the socket's file, unless it is another one by now."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+
+
 @contextlib.contextmanager
-def locked(directory: str, patience: float, refusal: str) -> Iterator[None]:
-    """Hold the lock of a directory. Fatal, with the refusal: not free within the seconds."""
+def locked(directory: str, patience: float, refusal: str) -> Iterator[int]:
+    """Hold the lock of a directory, which is the descriptor's.
+
+    Fatal, with the refusal: not free within the seconds.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise Fatal(f"cannot open directory {directory}: {error.strerror}") from None
     try:
         _lock(descriptor, directory, time.monotonic() + patience, refusal)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -116,9 +126,3 @@ def _bind(listener: socket.socket, path: str) -> None:
         raise Fatal(f"cannot listen on {path}: {error.strerror}") from None
     listener.listen(BACKLOG)
     listener.setblocking(False)
-
-
-def _remove_own(path: str, inode: int) -> None:
-    with contextlib.suppress(OSError):
-        if os.stat(path).st_ino == inode:
-            os.unlink(path)

@@ -8,10 +8,11 @@ the state directory, so that an installed Postfix is left alone.
 It listens on a socket of its own (``private/tlsmgr`` under the queue directory, or ``--socket``),
 keeps the caller's identity, and logs to standard error, with ``--daemon`` to syslog. One daemon
 uses a socket, and one a data directory, which it locks with flock(2) until it ends. Under systemd
-it serves on the sockets that it is given.
+it serves on the sockets that it is given. At SIGHUP it tries a start (``processes.trial``), then
+runs itself again in the same process, with the socket and the lock (``reexec``).
 
-Exit status: 0 after SIGTERM, SIGINT or SIGHUP; 1 with one ``fatal:`` line when it cannot start; 64
-for a mistake on the command line.
+Exit status: 0 after SIGTERM or SIGINT; 1 with one ``fatal:`` line when it cannot start; 64 for a
+mistake on the command line.
 """
 
 from __future__ import annotations
@@ -25,15 +26,21 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tlsmgr import __version__, daemonize, log, systemd
 from tlsmgr.config import maillog_client
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.log import Fatal
 from tlsmgr.pidfile import pid_file
-from tlsmgr.socketfile import listening, locked, make_directory
+from tlsmgr.socketfile import listening, locked, make_directory, remove_own
 
-ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+if TYPE_CHECKING:
+    from tlsmgr.processes.parent import Parent
+    from tlsmgr.processes.trial import Program
+    from tlsmgr.reexec import Kept, Place
+
+ENDINGS = (signal.SIGTERM, signal.SIGINT)
 PROCESS_NAME = "tlsmgr"  # in ps(1), and in log lines
 USAGE_ERROR = 64  # sysexits(3), EX_USAGE
 PR_SET_DUMPABLE = 4  # prctl(2)
@@ -49,7 +56,8 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tlsmgr-start",
         description="Serve TLS sessions, ticket keys and random bytes to Postfix's programs on a"
-        " UNIX socket, without Postfix's master(8). Stops at SIGTERM or ctrl-C.",
+        " UNIX socket, without Postfix's master(8). Stops at SIGTERM or ctrl-C; SIGHUP reads"
+        " the configuration again.",
     )
     parser.add_argument(
         "-c", dest="directory", metavar="DIR", help="read main.cf and tlsmgr.cf in DIR (optional)"
@@ -66,6 +74,11 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--daemon", action="store_true", help="serve in the background, and log to syslog"
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="read the configuration, load what a start needs, say what is wrong, and exit",
+    )
     parser.add_argument("--pid-file", metavar="PATH", help="write the process id of the parent")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -78,47 +91,116 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return USAGE_ERROR if end.code else 0
     try:
-        start(chosen)
+        (check if chosen.check else start)(chosen)
     except Fatal as error:
         log.fatal(error.text)
         return 1
     return 0
 
 
+def check(chosen: argparse.Namespace) -> None:
+    """Read the configuration, load what a start needs, and print what it would use. Raises Fatal.
+
+    ``trial`` compares the output with that of the start.
+    """
+    from tlsmgr import daemon
+    from tlsmgr.processes.jail import Identity
+
+    _forbid_dumps()
+    conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
+    facts = _facts(conf, chosen)
+    daemon.check(conf, daemon.StartMode((), Identity(*me())))
+    sys.stdout.write(facts)
+
+
 def start(chosen: argparse.Namespace) -> None:
     """Read the configuration, take socket and directories, serve until the end. Raises Fatal."""
     # Imported here, so that --help and --version need none of the packages.
-    from tlsmgr import daemon
+    from tlsmgr import daemon, reexec
     from tlsmgr.processes.jail import Identity
     from tlsmgr.processes.names import name_process
 
+    kept = reexec.take(os.environ)
+    program = reexec.program()
+    ends_with_terminal = kept.ends_with_terminal if kept else reexec.ends_with_terminal()
     name_process(PROCESS_NAME)
-    _exit_on_signals()
+    _handle_early_signals()
     os.umask(0o077)
     _forbid_dumps()
+    if kept and chosen.daemon:
+        maillog_client.connect_early(os.environ, PROCESS_NAME)
     conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
+    program = program._replace(facts=_facts(conf, chosen))
+    with contextlib.ExitStack() as stack:
+        place = _place(conf, chosen, kept, stack)
+        path = os.fsdecode(place.listeners[0].getsockname())
+        on_ready = _on_ready(conf, chosen, path, kept is not None, stack)
+        if chosen.pid_file:
+            stack.enter_context(pid_file(_absolute(chosen.pid_file), kept is not None))
+        watchdog = systemd.Watchdog(path, os.environ)
+        mode = daemon.StartMode(
+            place.listeners,
+            Identity(*me()),
+            on_ready=on_ready,
+            jobs={"watchdog": watchdog.run} if watchdog.interval else {},
+            on_hangup=partial(_on_hangup, program, ends_with_terminal),
+            older=kept.older if kept else (),
+        )
+        left = daemon.serve(conf, mode)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # a late one must not stop the cleaning
+        if left is not None:
+            systemd.notify_reload(os.environ)
+            reexec.run_again(program, place, left, ends_with_terminal)
+        systemd.notify(os.environ, "STOPPING=1")
+
+
+def _facts(conf: Configuration, chosen: argparse.Namespace) -> str:
+    """Return what a reload cannot change, as ``--check`` prints it."""
+    return f"socket {_socket_path(conf, chosen)}\ndata_directory {conf.text('data_directory')}\n"
+
+
+def _socket_path(conf: Configuration, chosen: argparse.Namespace) -> str:
+    return _absolute(chosen.socket or f"{conf.text('queue_directory')}/private/tlsmgr")
+
+
+def _place(
+    conf: Configuration, chosen: argparse.Namespace, kept: Kept | None, stack: contextlib.ExitStack
+) -> Place:
+    """Return the listening sockets and the lock, taken now or kept in a reload. Raises Fatal."""
+    from tlsmgr.reexec import Place
+
+    if kept is not None:
+        place = kept.place()
+        stack.callback(os.close, place.lock)
+        if place.inode:
+            stack.callback(remove_own, place.listeners[0].getsockname(), place.inode)
+        return place
     make_directory(conf.text("queue_directory"))
     make_directory(conf.text("data_directory"))
-    listeners = systemd.listeners(os.environ)
-    path = chosen.socket or f"{conf.text('queue_directory')}/private/tlsmgr"
-    path = os.fsdecode(listeners[0].getsockname()) if listeners else _absolute(path)
-    pid_path = _absolute(chosen.pid_file) if chosen.pid_file else None
-    with contextlib.ExitStack() as stack:
-        listeners = listeners or (stack.enter_context(listening(path, ENDINGS)),)
-        stack.enter_context(_only_user_of(conf.text("data_directory")))
-        on_ready: Callable[[], None] = partial(_announce, path)
-        if chosen.daemon:
-            on_ready = stack.enter_context(daemonize.detached(on_ready))
-            maillog_client.connect(conf, PROCESS_NAME, also_stderr=True)
-        if pid_path:
-            stack.enter_context(pid_file(pid_path))
-        watchdog = systemd.Watchdog(path, os.environ)
-        jobs = {"watchdog": watchdog.run} if watchdog.interval else {}
-        daemon.serve(
-            conf, daemon.StartMode(listeners, Identity(*me()), on_ready=on_ready, jobs=jobs)
-        )
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # a late one must not stop the cleaning
-        systemd.notify(os.environ, "STOPPING=1")
+    listeners, inode = systemd.listeners(os.environ), 0
+    if not listeners:
+        path = _socket_path(conf, chosen)
+        listeners = (stack.enter_context(listening(path, ENDINGS)),)
+        inode = os.stat(path).st_ino
+    return Place(listeners, stack.enter_context(_only_user_of(conf.text("data_directory"))), inode)
+
+
+def _on_ready(
+    conf: Configuration,
+    chosen: argparse.Namespace,
+    path: str,
+    is_reload: bool,
+    stack: contextlib.ExitStack,
+) -> Callable[[], None]:
+    """Go to the background, if so chosen; return the function to call when the workers serve."""
+    on_ready: Callable[[], None] = partial(_announce, path)
+    if is_reload:
+        on_ready = partial(systemd.notify, os.environ, "READY=1")
+    elif chosen.daemon:
+        on_ready = stack.enter_context(daemonize.detached(on_ready))
+    if chosen.daemon:
+        maillog_client.connect(conf, PROCESS_NAME, also_stderr=not is_reload)
+    return on_ready
 
 
 def _announce(path: str) -> None:
@@ -128,14 +210,34 @@ def _announce(path: str) -> None:
         os.write(1, os.fsencode(path) + b"\n")
 
 
-def _exit_on_signals() -> None:
-    """Let a signal during the start end the program in order; the parent installs its own later."""
+def _on_hangup(program: Program, ends_with_terminal: bool, parent: Parent) -> Callable[[], None]:
+    """Return what SIGHUP does: a reload, or an end if the terminal of the start has gone."""
+    from tlsmgr import reexec
+    from tlsmgr.processes.trial import Trial
+
+    trial = Trial(program, parent)
+
+    def hang_up() -> None:
+        if ends_with_terminal and not reexec.has_terminal():
+            parent.stop()
+        else:
+            trial.begin()
+
+    return hang_up
+
+
+def _handle_early_signals() -> None:
+    """Let a signal during the start end the program in order; SIGHUP waits for the parent's loop.
+
+    The parent installs handlers of its own later.
+    """
 
     def leave(*_: object) -> None:
         sys.exit(0)
 
     for number in ENDINGS:
         signal.signal(number, leave)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
 
 
 def _forbid_dumps() -> None:
@@ -146,7 +248,7 @@ def _forbid_dumps() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _only_user_of(directory: str) -> contextlib.AbstractContextManager[None]:
+def _only_user_of(directory: str) -> contextlib.AbstractContextManager[int]:
     """Return the lock of the data directory. Fatal on entry: another daemon has it."""
     busy = f"another tlsmgr uses {directory}; -o data_directory=DIR gives this one its own"
     return locked(directory, 0.0, busy)

@@ -40,6 +40,12 @@ def notify(environment: Mapping[str, str], *assignments: str) -> None:
         sender.send("\n".join(assignments).encode())
 
 
+def notify_reload(environment: Mapping[str, str]) -> None:
+    """Tell systemd that this process reads its configuration again; READY=1 says when it did."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notify(environment, "RELOADING=1", f"MONOTONIC_USEC={now}")
+
+
 def listeners(environment: Mapping[str, str]) -> tuple[socket.socket, ...]:
     """Return the sockets that systemd passed to this process, none if it did not. Raises Fatal."""
     if environment.get("LISTEN_PID") != str(os.getpid()):

@@ -28,7 +28,7 @@ def report():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_shared_memory_is_overwritten(
     make_daemon: MakeDaemon, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -187,7 +187,7 @@ def parent_of(workers: int, daemon_timeout: float = 18000.0) -> Iterator[Scene]:
     readiness = Readiness(workers, lambda: ready.append("one"), lambda: ready.append("all"))
     parent = Parent(inherited, workers, daemon_timeout, duties, readiness)
     children = FakeChildren(inherited.scoreboard)
-    parent._children = children  # type: ignore[assignment]
+    parent.children = children  # type: ignore[assignment]
     parent.is_jailed = True
     parent.access.located = Located(None, (None,))
     parent.jobs.add("no sleep", lambda now: 0.0)

@@ -16,7 +16,8 @@ PACKAGE = CHECKOUT / "tlsmgr"
 MAN = CHECKOUT / "man"
 
 ELSEWHERE = {"ctl", "install", "client"}  # programs that log nothing
-BY_HAND = {"standalone.py", "systemd.py", "pidfile.py", "socketfile.py"}  # a start by hand alone
+BY_HAND = {"pidfile.py", "reexec.py", "socketfile.py", "standalone.py", "systemd.py", "trial.py"}
+"""Files of a start by hand alone."""
 
 LOGGING = frozenset(
     [

@@ -1,7 +1,9 @@
 """children - the table of child processes: fork, reap, and who has stopped to respond.
 
-The only place that forks and waits in a running daemon. No call here waits for a child without a
-deadline, as a process that a file system blocks can't even be killed. Used by the parent only.
+The only place that forks and waits in a running daemon. It also waits for children of this process
+that have no slot: a start that is tried, and workers from before a reload by hand. No call here
+waits for a child without a deadline, as a process that a file system blocks can't even be killed.
+Used by the parent only.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -46,6 +48,7 @@ class Children:
     def __init__(self, scoreboard: Scoreboard) -> None:
         self._scoreboard = scoreboard
         self._by_pid: dict[int, Child] = {}
+        self._adopted: dict[int, Callable[[int], object]] = {}  # what gets the exit status
         self._proc = _open_proc()
         self._judged = self._resumed = time.monotonic()
 
@@ -53,33 +56,50 @@ class Children:
         return iter(list(self._by_pid.values()))
 
     def __len__(self) -> int:
-        return len(self._by_pid)
+        return len(self.pids)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Return the pids of all that run, adopted ones as well."""
+        return (*self._by_pid, *self._adopted)
 
     def spawn(self, name: str, slot: int, uses_files: bool, entry: Callable[[], int]) -> Child:
         """Fork a child that runs ``entry`` and exits with what it returns. Raises OSError."""
         now = time.monotonic()
-        blocked = signals.block()
-        pid = -1
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _run(entry, blocked)
-        finally:
-            if pid:
-                signals.restore(blocked)
+        pid = _fork(entry)
         child = self._by_pid[pid] = Child(name, slot, pid, now, uses_files)
         self._scoreboard.note_process(slot, pid)
         return child
 
+    def spawn_beside(self, entry: Callable[[], int], on_end: Callable[[int], object]) -> int:
+        """Fork a child without a slot; return its pid. See ``adopt``. Raises OSError."""
+        pid = _fork(entry)
+        self.adopt(pid, on_end)
+        return pid
+
+    def adopt(self, pid: int, on_end: Callable[[int], object] = lambda code: None) -> None:
+        """Note a child of this process that has no slot; ``on_end`` gets its exit status.
+
+        It ends with the others, and nothing else is done about it.
+        """
+        self._adopted[pid] = on_end
+
     def reap(self) -> Iterator[tuple[Child, int]]:
         """Yield each child that has ended, with its exit status; negative for a signal."""
-        while self._by_pid:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            child = self._by_pid.pop(pid, None)
-            if child is not None:
-                yield child, os.waitstatus_to_exitcode(status)
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, code = ended[0], os.waitstatus_to_exitcode(ended[1])
+                child = self._by_pid.pop(pid, None)
+                if child is not None:
+                    yield child, code
+                elif pid in self._adopted:
+                    self._adopted.pop(pid)(code)
+
+    def kill_adopted(self, number: signal.Signals) -> None:
+        """Send a signal to all that were adopted."""
+        for pid in self._adopted:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self, child: Child, number: signal.Signals) -> None:
         """Send a signal."""
@@ -130,10 +150,24 @@ class Children:
             os.close(fd)
 
 
-def _run(entry: Callable[[], int], blocked: Iterable[int]) -> NoReturn:
+def _fork(entry: Callable[[], int]) -> int:
+    """Return the pid of a new child that runs ``entry``. Raises OSError."""
+    blocked = signals.block()
+    pid = -1
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _run(entry)
+    finally:
+        if pid:
+            signals.restore(blocked)
+    return pid
+
+
+def _run(entry: Callable[[], int]) -> NoReturn:
     status = DEFECT
     try:
-        signals.reset_in_child(blocked)
+        signals.reset_in_child()
         status = entry()
     finally:
         os._exit(status)

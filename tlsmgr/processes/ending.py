@@ -58,6 +58,7 @@ class Ending:
 
     def stop_all(self) -> None:
         """End all children; also after ``end_others``."""
+        self.children.kill_adopted(signal.SIGTERM)
         if self.scoreboard.ending[0] == RELOADING:
             for child in self.children:
                 self.children.kill(child, signal.SIGTERM)
@@ -67,6 +68,7 @@ class Ending:
         self._wait_until(lambda: not len(self.children), STOP_TIME)
         for child in self.children:
             self.children.kill(child, signal.SIGKILL)
+        self.children.kill_adopted(signal.SIGKILL)
         self._wait_until(lambda: not len(self.children), KILL_TIME)
         if len(self.children):
             log.warning(

@@ -64,9 +64,12 @@ class Parent:
         self._hung_time = min(HUNG_TIME, daemon_timeout)
         self._watchdog = signals.Watchdog(daemon_timeout)
         self._readiness = readiness
-        self._children = Children(inherited.scoreboard)
+        self.children = Children(inherited.scoreboard)
         self._restarts = Restarts()
-        self._stopping = self._reloading = False
+        self.is_stopping = False
+        self.is_reloading = False
+        """The end is a reload: workers still serve, after ``run``, and use the shared memory."""
+        self.on_hangup: Callable[[], object] = self.stop
         self.is_jailed = False  # whether children are forked in the jail by now
         self.jobs = Jobs()
         self._clients: list[int] = []  # connections that were accepted before there were workers
@@ -97,11 +100,6 @@ class Parent:
         """Have this process forked beside the workers."""
         self._auxiliaries.add(auxiliary)
 
-    @property
-    def leaves_workers(self) -> bool:
-        """Workers still serve, after ``run``, and use the shared memory."""
-        return self._reloading
-
     def take_clients(self, connections: list[int]) -> None:
         """Have the first workers serve these connections, which were accepted already."""
         self._clients += connections
@@ -113,13 +111,13 @@ class Parent:
 
     def stop(self) -> None:
         """End the loop after this iteration."""
-        self._stopping = True
-        self._reloading = False
+        self.is_stopping = True
+        self.is_reloading = False
 
     def reload(self) -> None:
         """End the loop, unless it ends already, and leave to a successor what shall go over."""
-        self._reloading = not self._stopping
-        self._stopping = True
+        self.is_reloading = not self.is_stopping
+        self.is_stopping = True
 
     def start_janitor(self) -> None:
         """Fork the first janitor, before the jail, and wait a moment for its directories.
@@ -141,19 +139,19 @@ class Parent:
             self.watch(self._signal_fd, self._take_signals)
             self.watch(self.access.link.fileno(), lambda: self._take_message(0.0))
             try:
-                while not self._stopping:
+                while not self.is_stopping:
                     self._iterate()
             finally:
                 self._watchdog.stop()
-                self._stopping = True
+                self.is_stopping = True
                 ending = self._ending()
-                if self._reloading:
+                if self.is_reloading:
                     ending.end_others()
-                if not self._reloading:
+                if not self.is_reloading:
                     ending.stop_all()
                 for act in self._last_acts:
                     act(time.time())
-            if self._reloading:
+            if self.is_reloading:
                 self._leave(ending)
 
     def _open_pipes(self) -> None:
@@ -170,9 +168,9 @@ class Parent:
     def _iterate(self) -> None:
         now = time.monotonic()
         self._watchdog.restart()
-        self._children.mark_stalled(now)
+        self.children.mark_stalled(now)
         locks = self._settle_locks(now)
-        self.access.update_blocked(list(self._children), self._children.is_blocked, now)
+        self.access.update_blocked(list(self.children), self.children.is_blocked, now)
         self._end_hung(now)
         if locks is not Recovery.LOST:
             self._spawn_missing(now)
@@ -188,6 +186,8 @@ class Parent:
         numbers = set(signals.drain(self._signal_fd))
         if numbers & set(signals.STOP_SIGNALS):
             self.stop()
+        elif signal.SIGHUP in numbers:
+            self.on_hangup()
 
     def _pauses(self, now: float) -> list[float]:
         """Return the seconds until the next spawn, if one is planned."""
@@ -210,13 +210,13 @@ class Parent:
         found = {lock.settle(now) for lock in self._locks}
         if Recovery.LOST not in found:
             return Recovery.IN_DOUBT if Recovery.IN_DOUBT in found else Recovery.CLEAN
-        living = [child for child in self._children if not child.killed]
+        living = [child for child in self.children if not child.killed]
         if living:
             log.warning("a lock was lost when a worker died: ending all workers")
             for child in living:
                 child.retired = True
-                self._children.kill(child, signal.SIGKILL)
-        elif all(child.stalled for child in self._children):
+                self.children.kill(child, signal.SIGKILL)
+        elif all(child.stalled for child in self.children):
             for lock in self._locks:
                 lock.reset()
         return Recovery.LOST
@@ -228,18 +228,18 @@ class Parent:
 
     def _end_followers(self, only_without_files: bool = False) -> None:
         """End auxiliary processes whose successors have to open the files."""
-        for child in self._children:
+        for child in self.children:
             auxiliary = self._auxiliaries.of(child.slot)
             if auxiliary is None or not auxiliary.follows_files or child.retired:
                 continue
             if not (only_without_files and child.uses_files):
                 child.retired = True
-                self._children.kill(child, signal.SIGTERM)
+                self.children.kill(child, signal.SIGTERM)
 
     # Children start.
 
     def _all_workers(self) -> list[Child]:
-        return [child for child in self._children if child.slot in self._slots.workers]
+        return [child for child in self.children if child.slot in self._slots.workers]
 
     def _serving(self) -> list[Child]:
         """Return the workers that count: not retired, and responding."""
@@ -250,7 +250,7 @@ class Parent:
 
     def _spawn_missing(self, now: float) -> None:
         blocked = bool(self._scoreboard.files_blocked[0])
-        for auxiliary, slot in list(self._auxiliaries.missing(self._children, blocked, now)):
+        for auxiliary, slot in list(self._auxiliaries.missing(self.children, blocked, now)):
             self._spawn_auxiliary(auxiliary, slot, now)
         if self.access.seconds_left(now):
             return
@@ -261,11 +261,11 @@ class Parent:
 
     def _free_slots(self, wanted: int) -> list[int]:
         """Return that many free slots; end workers that drain if there are not enough."""
-        taken = {child.slot for child in self._children}
+        taken = {child.slot for child in self.children}
         free = [slot for slot in self._slots.workers if slot not in taken]
         drain = [c for c in self._all_workers() if c.retired and not c.stalled]
         for child in drain[: max(0, wanted - len(free))]:
-            self._children.kill(child, signal.SIGTERM)
+            self.children.kill(child, signal.SIGTERM)
         return free[: max(0, wanted)]
 
     def _spawn_worker(self, slot: int, now: float) -> None:
@@ -291,7 +291,7 @@ class Parent:
     def _spawn(self, name: str, slot: int, start: Start) -> bool:
         self._process_number.advance()
         try:
-            self._children.spawn(name, slot, start.uses_files, start.entry)
+            self.children.spawn(name, slot, start.uses_files, start.entry)
         except OSError as error:
             text = f"fork: {error.strerror}; will try again"
             self._limit.warning("fork", text, time.monotonic())
@@ -302,11 +302,11 @@ class Parent:
 
     def _reap(self) -> int:
         """Clean up after the children that have ended; return their number."""
-        ended = list(self._children.reap())
+        ended = list(self.children.reap())
         for child, code in ended:
             served = self._scoreboard.last_beat(child.slot) > 0
             self._cleanup_child(child, code)
-            if not self._stopping:
+            if not self.is_stopping:
                 self._plan_successor(child, code, served)
         return len(ended)
 
@@ -318,7 +318,7 @@ class Parent:
             log.info(f"freed a lock that {child.name} pid {child.pid} held when it died")
         self._stats.collect(child.slot)
         self._latency.collect(child.slot)
-        if self._stopping or child.retired or (self._auxiliaries.of(child.slot) and code == 0):
+        if self.is_stopping or child.retired or (self._auxiliaries.of(child.slot) and code == 0):
             return
         log.warning(f"{child.name} pid {child.pid} {describe_end(code)}")
         if code in DAMAGE and child.uses_files:
@@ -339,13 +339,13 @@ class Parent:
 
         Not a janitor that still looks for directories: its successors could not, in the jail.
         """
-        for child in self._children:
+        for child in self.children:
             if self.access.located is None and child.slot == self._slots.janitor:
                 continue
-            silence = self._children.silence(child, now)
+            silence = self.children.silence(child, now)
             if child.stalled and not child.killed and silence > self._hung_time:
                 log.warning(f"{child.name} pid {child.pid} does not respond: ending it")
-                self._children.kill(child, signal.SIGKILL)
+                self.children.kill(child, signal.SIGKILL)
 
     def _retire_surplus(self) -> None:
         """Retire workers that are one too many, or have no caches while they could have them.
@@ -367,13 +367,16 @@ class Parent:
             if not child.retired:
                 child.retired = True
                 self._scoreboard.retire(child.slot)
-                self._children.kill(child, worker.DRAIN_SIGNAL)
+                self.children.kill(child, worker.DRAIN_SIGNAL)
 
     def _leave(self, ending: Ending) -> None:
         """Let the workers drain, and leave a message; unless a signal to stop comes meanwhile."""
         succession.prepare(self._inherited, int(time.time()))
         ending.let_workers_drain()
-        if not self._reloading:
+        mask = signals.block()  # what comes from now on is for the successor
+        self._take_signals()
+        if not self.is_reloading:
+            signals.restore(mask)
             ending.stop_all()
         elif self._inherited.hands_over:
             address = self._inherited.listeners[0].getsockname()
@@ -385,7 +388,7 @@ class Parent:
         for descriptor in (self._signal_fd, self._wakeup_end):
             signs.register(descriptor, select.POLLIN)
         workers, alive_end = self._slots.workers, self._alive_end
-        return Ending(self._children, self._scoreboard, workers, alive_end, signs, self._attend)
+        return Ending(self.children, self._scoreboard, workers, alive_end, signs, self._attend)
 
     def _attend(self) -> None:
         """Take the signs of ``ending``."""

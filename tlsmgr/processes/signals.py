@@ -15,14 +15,17 @@ from collections.abc import Iterable, Iterator
 
 from tlsmgr import log
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_QUEUED_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_QUEUED_SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)
 _IGNORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 @contextlib.contextmanager
 def queue() -> Iterator[int]:
-    """Queue signals in a pipe; yield the end to read with ``drain``."""
+    """Queue signals in a pipe; yield the end to read with ``drain``.
+
+    Those that a start has blocked come now.
+    """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.set_blocking(reader, False)
@@ -31,6 +34,7 @@ def queue() -> Iterator[int]:
         signal.signal(number, _queued)
     for number in _IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _QUEUED_SIGNALS)
     yield reader
     signal.set_wakeup_fd(-1)
 
@@ -83,14 +87,14 @@ def restore(mask: Iterable[int]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def reset_in_child(mask: Iterable[int]) -> None:
+def reset_in_child() -> None:
     """Reset handlers in a child: SIGTERM ends it; SIGINT and SIGHUP are the parent's business."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    restore(mask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _QUEUED_SIGNALS)
 
 
 def _queued(*_: object) -> None:

@@ -80,7 +80,7 @@ def test_a_process_that_was_suspended_goes_on() -> None:
 
 def test_the_queue() -> None:
     """Signals are numbers in a pipe; several of one kind may be one."""
-    numbers = (*signals.STOP_SIGNALS, signal.SIGCHLD)
+    numbers = signals._QUEUED_SIGNALS
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         with signals.queue() as descriptor:
@@ -114,15 +114,28 @@ def test_blocked_signals_come_after_the_fork() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("number", signals.STOP_SIGNALS)
+def test_signals_that_a_start_has_blocked_come_with_the_queue() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        signals.block()
+        os.kill(os.getpid(), signal.SIGHUP)
+        with signals.queue() as descriptor:
+            wait_for(lambda: signals.drain(descriptor) == bytes([signal.SIGHUP]), "the signal")
+            os.close(descriptor)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [*signals.STOP_SIGNALS, signal.SIGHUP])
 def test_the_state_of_a_child(number: signal.Signals) -> None:
-    """SIGTERM ends it, the terminal's signals do not."""
+    """SIGTERM ends it, the terminal's signals do not; whatever was blocked before the fork."""
     pid = os.fork()
     if not pid:
         try:
-            for each in signals.STOP_SIGNALS:
+            for each in signals._QUEUED_SIGNALS:
                 signal.signal(each, signals._queued)
-            signals.reset_in_child(signals.block())
+            signals.block()
+            signals.reset_in_child()
             os.kill(os.getpid(), number)
         finally:
             os._exit(7)
