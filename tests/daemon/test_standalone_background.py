@@ -14,7 +14,9 @@ import psutil
 import pytest
 from support.daemon_clients import ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
-from support.raw_client import data_of, seed
+from support.hangup import wait_for_workers
+from support.live_processes import workers_of
+from support.raw_client import data_of, seed, tktkey
 from support.standalone_program import fatal_line, run
 
 
@@ -136,3 +138,27 @@ def test_a_pid_file_in_the_foreground(make_daemon: MakeDaemon, idle: Daemon) -> 
     assert pid_file.read_text() == f"{daemon.pid}\n"
     assert daemon.stop() == 0
     assert not pid_file.exists()
+
+
+def test_a_reload_in_the_background(in_background: Daemon) -> None:
+    """The pid file and the socket stay, and go at the end; the log is syslog's, as before."""
+    pid_file = in_background.state / "pid"
+    result = run(in_background, "--daemon", "--pid-file", str(pid_file))
+    path = result.stdout.rstrip("\n")
+    key = data_of(ask(path, tktkey()), b"keybuf")
+    pid = int(pid_file.read_text())
+    status = pid_file.stat()
+    for _ in range(2):
+        before = {worker.pid for worker in workers_of(pid)}
+        os.kill(pid, signal.SIGHUP)
+        wait_for_workers(pid, before, len(os.sched_getaffinity(0)))
+        assert data_of(ask(path, tktkey()), b"keybuf") == key
+    assert int(pid_file.read_text()) == pid
+    assert pid_file.stat() == status
+    assert os.getsid(pid) == pid
+    for stream in range(3):
+        assert os.readlink(f"/proc/{pid}/fd/{stream}") == "/dev/null"
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not in_background.processes(), "end of the daemon")
+    assert not pid_file.exists()
+    assert not os.path.lexists(path)

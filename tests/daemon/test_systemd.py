@@ -6,22 +6,25 @@ import os
 import re
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.daemon_clients import ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon
-from support.raw_client import data_of, found, lookup, seed, update
+from support.hangup import reload
+from support.raw_client import data_of, found, lookup, seed, tktkey, update
 
 WATCHDOG = 2.0  # seconds after which systemd would end the service
 AS_SYSTEMD = """\
 import os, socket
-os.environ.update({environment!r})
-os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
-passed = socket.socket({family}, {kind})
-{setup}
-os.dup2(passed.fileno(), 3)
+if "LISTEN_PID" not in os.environ:  # not in a reload
+    os.environ.update({environment!r})
+    os.environ["LISTEN_PID"] = os.environ["WATCHDOG_PID"] = str(os.getpid())
+    passed = socket.socket({family}, {kind})
+    {setup}
+    os.dup2(passed.fileno(), 3)
 """
 LISTENING = "passed.bind({path!r}); passed.listen()"
 
@@ -40,6 +43,12 @@ class Notices:
         """Return the next one. TimeoutError: there is none."""
         self._socket.settimeout(timeout)
         return self._socket.recv(4096).decode()
+
+    def next_but_watchdog(self) -> str:
+        """Return the next one that is not the watchdog's."""
+        while (notice := self.next()) == "WATCHDOG=1":
+            pass
+        return notice
 
     def drain(self) -> None:
         """Forget those that wait."""
@@ -107,13 +116,39 @@ def test_a_client_that_came_before_the_daemon_is_served(
 ) -> None:
     path = str(directory / "service")
     client = "client = socket.socket(1); client.connect({0!r}); client.sendall({1!r})"
-    setup = f"{LISTENING}\ndel os.environ['WATCHDOG_USEC']\n{client}".format(
+    setup = f"{LISTENING}; del os.environ['WATCHDOG_USEC']; {client}".format(
         path, seed(9), path=path
     )
     daemon = make_daemon("tlsmgr_worker_processes=1", sabotage=prelude(directory, setup))
     assert notices.next() == "READY=1"
     daemon.stop()
     assert "statistics: connections=1 seed=1" in daemon.lines()
+    os.unlink(path)
+
+
+def test_a_reload_keeps_its_socket_and_tells_systemd(
+    under_systemd: StartUnderSystemd, notices: Notices
+) -> None:
+    """Twice; the watchdog is fed before and after, and the stop is told once."""
+    daemon = under_systemd("tlsmgr_worker_processes=1")
+    path = daemon.socket_path
+    inode = os.stat(path).st_ino
+    key = data_of(ask(path, tktkey()), b"keybuf")
+    assert notices.next() == "READY=1"
+    assert notices.next(WATCHDOG) == "WATCHDOG=1"
+    for _ in range(2):
+        began = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        reload(daemon)
+        first, _, stamp = notices.next_but_watchdog().partition("\nMONOTONIC_USEC=")
+        assert first == "RELOADING=1"
+        assert began <= int(stamp) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        assert notices.next_but_watchdog() == "READY=1"
+        assert notices.next(WATCHDOG) == "WATCHDOG=1"
+        assert data_of(ask(path, tktkey()), b"keybuf") == key
+    assert os.stat(path).st_ino == inode
+    assert daemon.stop() == 0
+    assert notices.next_but_watchdog() == "STOPPING=1"
+    assert not [line for line in daemon.lines() if re.match("(warning|error|fatal|panic):", line)]
     os.unlink(path)
 
 
@@ -125,10 +160,7 @@ def test_the_watchdog_is_fed_while_it_serves(
     for _ in range(3):
         assert notices.next(WATCHDOG) == "WATCHDOG=1"
     daemon.stop()
-    notice = notices.next()
-    while notice == "WATCHDOG=1":
-        notice = notices.next()
-    assert notice == "STOPPING=1"
+    assert notices.next_but_watchdog() == "STOPPING=1"
     os.unlink(daemon.socket_path)
 
 
