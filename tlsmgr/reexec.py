@@ -28,6 +28,8 @@ from tlsmgr.processes.trial import Program
 VARIABLE = "TLSMGR_RELOAD"
 TERMINAL = "/dev/tty"
 
+_UNUSABLE = (ValueError, TypeError, OverflowError, RecursionError, OSError)
+
 
 class Place(NamedTuple):
     """What one daemon has for itself."""
@@ -78,7 +80,13 @@ def take(environment: MutableMapping[str, str]) -> Kept | None:
         kept = Kept(tuple(listeners), int(lock), int(inode), tuple(map(int, older)), bool(ends))
         if pid != os.getpid() or not _are_ours(kept):
             return None
-    except (ValueError, TypeError, OverflowError, OSError):  # none, or somebody else's
+    except (
+        ValueError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        OSError,
+    ):  # none, or somebody else's
         return None
     for descriptor in (*kept.listeners, kept.lock):
         os.set_inheritable(descriptor, False)
@@ -87,11 +95,17 @@ def take(environment: MutableMapping[str, str]) -> Kept | None:
 
 def _are_ours(kept: Kept) -> bool:
     """Return whether the descriptors are what they should be. Raises OSError."""
-    return (
-        bool(kept.listeners)
-        and stat.S_ISDIR(os.fstat(kept.lock).st_mode)
-        and all(stat.S_ISSOCK(os.fstat(each).st_mode) for each in kept.listeners)
-    )
+    is_locked = stat.S_ISDIR(os.fstat(kept.lock).st_mode)
+    return is_locked and bool(kept.listeners) and all(map(_listens, kept.listeners))
+
+
+def _listens(descriptor: int) -> bool:
+    """Return whether it is a listening socket. Raises OSError."""
+    passed = socket.socket(fileno=descriptor)
+    try:
+        return bool(passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        passed.detach()
 
 
 def run_again(

@@ -35,6 +35,19 @@ def test_it_comes_and_goes(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_file_that_this_process_has_made_is_left_and_removed_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text(OURS)
+    inode = path.stat().st_ino
+    with pid_file(str(path), is_written=True):
+        assert path.stat().st_ino == inode
+    assert not path.exists()
+    with pid_file(str(path), is_written=True):
+        assert not path.exists()
+        path.write_text("1\n")
+    assert path.read_text() == "1\n"
+
+
 def test_the_file_of_another_one_stays_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     with pid_file(str(path)):

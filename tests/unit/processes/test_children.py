@@ -123,6 +123,21 @@ def test_a_child_of_somebody_else_is_reaped_and_forgotten(children: Children) ->
     assert list(children) == [child]
 
 
+def test_children_without_a_slot(children: Children) -> None:
+    """They count, are reaped when no other child is left, and say how they ended."""
+    codes: list[int] = []
+    children.spawn_beside(lambda: 5, codes.append)
+    assert (len(children), list(children)) == (1, [])
+    wait_for(lambda: not list(children.reap()) and codes, "its end")
+    pid = children.spawn_beside(sleep, codes.append)
+    children.adopt(pid)
+    assert children.pids == (pid,)
+    children.kill_adopted(signal.SIGKILL)
+    wait_for(lambda: not list(children.reap()) and not len(children), "its end")
+    children.kill_adopted(signal.SIGKILL)
+    assert codes == [5], "nobody asks for the second one any more"
+
+
 def test_a_process_that_is_stopped_or_ended_is_not_blocked(children: Children) -> None:
     """One that sleeps is, as far as is asked: only when it should not."""
     child = children.spawn("worker", 1, True, sleep)
