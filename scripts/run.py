@@ -6,8 +6,9 @@ When a program or a package that it needs cannot be imported, the script is run 
 reason in $TLSMGR_IMPORT_FAILED: then venv.sh repairs the environment. Should the import fail once
 more, it is a defect of the program, and Python shows where. With --text nothing is imported
 beforehand and nothing repaired: help, the version, or a command of tlsmgr-postfix that must work
-without packages. When tlsmgr-postfix itself cannot be imported, the checkout is what broke: one
-line says so, and how to use Postfix's own tlsmgr without this program.
+without packages. In a reload tlsmgr-start imports nothing beforehand either: that was tried a
+moment ago, and clients wait. When tlsmgr-postfix itself cannot be imported, the checkout is what
+broke: one line says so, and how to use Postfix's own tlsmgr without this program.
 
 A reader of the output that has gone is no error: the exit status is 1, and no line is printed.
 """
@@ -20,6 +21,7 @@ from typing import NoReturn
 
 NOT_SERVING = 2  # the exit status of tlsmgr-postfix status
 FAILED = "TLSMGR_IMPORT_FAILED"
+RELOAD = "TLSMGR_RELOAD"  # see tlsmgr.reexec
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 
 PROGRAMS = {  # the module with main(), and what it imports only when it has work to do
@@ -36,7 +38,7 @@ def load(script: str, only_text: bool) -> Callable[[], int]:
     sys.path[:0] = [ROOT, f"{ROOT}/tests"] if module == "bench.main" else [ROOT]
     repaired = os.environ.pop(FAILED, None) is not None
     try:
-        for other in [] if only_text else others:
+        for other in [] if only_text or RELOAD in os.environ else others:
             importlib.import_module(other)
         main: Callable[[], int] = importlib.import_module(module).main
     except Exception as error:

@@ -8,7 +8,8 @@ anything else is run, and ignores one that is not for this process.
 The signals that ``processes.parent`` has blocked stay blocked and pending until the new parent
 queues them, so that none ends the program or is lost meanwhile.
 
-Used by the standalone daemon's parent. Fatal: the program cannot be run again.
+Used by the standalone daemon's parent, before most modules are loaded: until ``bridge`` has called
+the old workers, clients wait. Fatal: the program cannot be run again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import MutableMapping
 from typing import NamedTuple, NoReturn
 
 from tlsmgr.log import Fatal
-from tlsmgr.processes.trial import Program
+from tlsmgr.processes.program import Program
 
 VARIABLE = "TLSMGR_RELOAD"
 TERMINAL = "/dev/tty"

@@ -37,7 +37,7 @@ from tlsmgr.socketfile import listening, locked, make_directory, remove_own
 
 if TYPE_CHECKING:
     from tlsmgr.processes.parent import Parent
-    from tlsmgr.processes.trial import Program
+    from tlsmgr.processes.program import Program
     from tlsmgr.reexec import Kept, Place
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
@@ -115,12 +115,18 @@ def check(chosen: argparse.Namespace) -> None:
 
 def start(chosen: argparse.Namespace) -> None:
     """Read the configuration, take socket and directories, serve until the end. Raises Fatal."""
-    # Imported here, so that --help and --version need none of the packages.
-    from tlsmgr import daemon, reexec
+    from tlsmgr import reexec
+    from tlsmgr.processes import bridge
+
+    kept = reexec.take(os.environ)
+    early = bridge.meet(kept.listeners[0]) if kept else None
+
+    # Imported here, so that --help and --version need none of the packages, and that in a reload
+    # the old workers serve meanwhile.
+    from tlsmgr import daemon
     from tlsmgr.processes.jail import Identity
     from tlsmgr.processes.names import name_process
 
-    kept = reexec.take(os.environ)
     program = reexec.program()
     ends_with_terminal = kept.ends_with_terminal if kept else reexec.ends_with_terminal()
     name_process(PROCESS_NAME)
@@ -143,6 +149,7 @@ def start(chosen: argparse.Namespace) -> None:
             Identity(*me()),
             on_ready=on_ready,
             jobs={"watchdog": watchdog.run} if watchdog.interval else {},
+            early=early,
             on_hangup=partial(_on_hangup, program, ends_with_terminal),
             older=kept.older if kept else (),
         )

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from support import control_client
+from support.checkout import CHECKOUT
 from support.daemon_clients import ask, ask_all
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.hangup import ANYWHERE, reload, starts_of, wait_for_drain, wait_for_workers
-from support.live_processes import descriptors_of
+from support.live_processes import descriptors_of, workers_of
 from support.raw_client import (
     OK,
     Connection,
@@ -47,6 +49,8 @@ def test_sessions_keys_and_counts_are_kept(daemon: Daemon) -> None:
     """Through a chain of reloads, for who stays connected as well; the process is the same."""
     key = key_of(daemon)
     assert ask(daemon.socket_path, update(b"smtp", b"before", b"1")) == OK
+    for _ in range(5):
+        ask(daemon.socket_path, policy(b"smtp"))
     for number in range(3):
         before = daemon.worker_pids()
         with Connection(daemon.socket_path) as stays:
@@ -66,7 +70,7 @@ def test_sessions_keys_and_counts_are_kept(daemon: Daemon) -> None:
         f"took over from process {daemon.pid}: session ticket key {key[:4].hex()},"
         " smtpd cache, smtp cache, lmtp cache"
     ]
-    assert control_client.status_of(daemon.socket_path)["counters"]["tktkey"] >= 4
+    assert control_client.status_of(daemon.socket_path)["counters"]["policy"] == 5
     assert complaints(daemon) == []
 
 
@@ -265,3 +269,30 @@ def test_a_hangup_of_the_terminal_ends_it(make_daemon: MakeDaemon) -> None:
     ask_all(daemon)
     os.close(controller)
     assert daemon.wait() == 0
+
+
+def test_the_script(idle: Daemon) -> None:
+    """scripts/tlsmgr-start, which is replaced by Python: the trial and the reload are not."""
+    process = subprocess.Popen(
+        [CHECKOUT / "scripts" / "tlsmgr-start", "-o", ONE],
+        env=idle.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    path = process.stdout.readline().rstrip("\n")
+    try:
+        key = data_of(ask(path, tktkey()), b"keybuf")
+        for _ in range(2):
+            before = {worker.pid for worker in workers_of(process.pid)}
+            process.send_signal(signal.SIGHUP)
+            wait_for_workers(process.pid, before, 1)
+            assert data_of(ask(path, tktkey()), b"keybuf") == key
+    finally:
+        process.terminate()
+        output, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert output == "", "the path is printed once"
+    assert "error" not in log, log
+    assert not os.path.lexists(path)

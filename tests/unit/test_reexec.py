@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tlsmgr import reexec
-from tlsmgr.processes.trial import Program, _reason
+from tlsmgr.processes.program import Program
+from tlsmgr.processes.trial import _reason
 from tlsmgr.reexec import VARIABLE, Kept
 
 

@@ -15,12 +15,12 @@ import os
 import re
 import signal
 import time
-from typing import NamedTuple
 
 from tlsmgr import log
 from tlsmgr.processes import setup
 from tlsmgr.processes.children import describe_end
 from tlsmgr.processes.parent import Parent
+from tlsmgr.processes.program import Program
 
 TRIAL_TIME = 10.0  # seconds for a trial
 LOOK_INTERVAL = 1.0  # seconds
@@ -28,26 +28,6 @@ NO_REPAIR = {"TLSMGR_IMPORT_FAILED": "in a trial"}  # see scripts/run.py
 MOST_TEXT, LONGEST_REASON = 1 << 20, 500  # bytes, characters
 
 _TAG = re.compile(r"^\S+\[\d+\]: (fatal: )?")  # of a log line
-
-
-class Program(NamedTuple):
-    """How to run this program again.
-
-    ``arguments`` are those of execv(2), the interpreter first; of them ``program_words`` come
-    before the options. ``facts`` is what a trial prints if nothing changed that needs a restart.
-    """
-
-    arguments: tuple[str, ...]
-    program_words: int
-    directory: str
-    umask: int
-    facts: str = ""
-
-    @property
-    def check(self) -> tuple[str, ...]:
-        """Return the arguments of a trial."""
-        at = self.program_words
-        return (*self.arguments[:at], "--check", *self.arguments[at:])
 
 
 class Trial:
