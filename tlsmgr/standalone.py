@@ -25,7 +25,7 @@ import pwd
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from tlsmgr import __version__, daemonize, log, systemd
@@ -118,6 +118,7 @@ def start(chosen: argparse.Namespace) -> None:
     from tlsmgr import reexec
     from tlsmgr.processes import bridge
 
+    _forbid_dumps()
     kept = reexec.take(os.environ)
     early = bridge.meet(kept.listeners[0]) if kept else None
 
@@ -128,11 +129,12 @@ def start(chosen: argparse.Namespace) -> None:
     from tlsmgr.processes.names import name_process
 
     program = reexec.program()
-    ends_with_terminal = kept.ends_with_terminal if kept else reexec.ends_with_terminal()
+    ends_with_terminal = not chosen.daemon and (
+        kept.ends_with_terminal if kept else reexec.ends_with_terminal()
+    )
     name_process(PROCESS_NAME)
     _handle_early_signals()
     os.umask(0o077)
-    _forbid_dumps()
     if kept and chosen.daemon:
         maillog_client.connect_early(os.environ, PROCESS_NAME)
     conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
@@ -156,6 +158,7 @@ def start(chosen: argparse.Namespace) -> None:
         left = daemon.serve(conf, mode)
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # a late one must not stop the cleaning
         if left is not None:
+            on_ready()  # if the signal came before
             systemd.notify_reload(os.environ)
             reexec.run_again(program, place, left, ends_with_terminal)
         systemd.notify(os.environ, "STOPPING=1")
@@ -199,7 +202,10 @@ def _on_ready(
     is_reload: bool,
     stack: contextlib.ExitStack,
 ) -> Callable[[], None]:
-    """Go to the background, if so chosen; return the function to call when the workers serve."""
+    """Go to the background, if so chosen; return the function to call when the workers serve.
+
+    It acts once.
+    """
     on_ready: Callable[[], None] = partial(_announce, path)
     if is_reload:
         on_ready = partial(systemd.notify, os.environ, "READY=1")
@@ -207,7 +213,7 @@ def _on_ready(
         on_ready = stack.enter_context(daemonize.detached(on_ready))
     if chosen.daemon:
         maillog_client.connect(conf, PROCESS_NAME, also_stderr=not is_reload)
-    return on_ready
+    return cache(on_ready)
 
 
 def _announce(path: str) -> None:

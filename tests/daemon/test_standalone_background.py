@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 from support.daemon_clients import ask
-from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
+from support.daemon_process import PATIENCE, PROGRAM, Daemon, MakeDaemon, wait_for
 from support.hangup import wait_for_workers
 from support.live_processes import workers_of
 from support.raw_client import data_of, seed, tktkey
@@ -140,11 +142,29 @@ def test_a_pid_file_in_the_foreground(make_daemon: MakeDaemon, idle: Daemon) -> 
     assert not pid_file.exists()
 
 
+def run_in_terminal(daemon: Daemon, *arguments: str) -> str:
+    """Run the program in a terminal that is there for it alone; return its output."""
+    controller, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *PROGRAM, *arguments],
+        env=daemon.environment(),
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    output, _ = process.communicate(timeout=PATIENCE)
+    os.close(controller)
+    return output
+
+
 def test_a_reload_in_the_background(in_background: Daemon) -> None:
-    """The pid file and the socket stay, and go at the end; the log is syslog's, as before."""
+    """The pid file and the socket stay, and go at the end. The terminal of the start has gone."""
     pid_file = in_background.state / "pid"
-    result = run(in_background, "--daemon", "--pid-file", str(pid_file))
-    path = result.stdout.rstrip("\n")
+    output = run_in_terminal(in_background, "--daemon", "--pid-file", str(pid_file))
+    path = output.rstrip("\n")
     key = data_of(ask(path, tktkey()), b"keybuf")
     pid = int(pid_file.read_text())
     status = pid_file.stat()
@@ -162,3 +182,30 @@ def test_a_reload_in_the_background(in_background: Daemon) -> None:
     wait_for(lambda: not in_background.processes(), "end of the daemon")
     assert not pid_file.exists()
     assert not os.path.lexists(path)
+
+
+def test_a_reload_before_it_serves_is_no_failed_start(in_background: Daemon) -> None:
+    """The signal comes when the parent's loop begins, and the workers take their time."""
+    sabotage = (
+        "import os, signal, sys, time\nfrom tlsmgr.processes import setup, signals\n"
+        "if 'TLSMGR_RELOAD' not in os.environ and '--check' not in sys.argv:\n"
+        "    make, block = setup.make_context, signals.restore\n"
+        "    setup.make_context = lambda *given: time.sleep(3) or make(*given)\n"
+        "    def restore(mask):\n"
+        "        signals.restore = block\n"
+        "        os.kill(os.getpid(), signal.SIGHUP)\n        block(mask)\n"
+        "    signals.restore = restore\n"
+        "from tlsmgr import standalone\nsys.exit(standalone.main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", sabotage, "--daemon", "-o", "tlsmgr_worker_processes=1"],
+        env=in_background.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert result.returncode == 0, result
+    path = result.stdout.rstrip("\n")
+    assert path == str(in_background.directory / "private" / "tlsmgr")
+    assert len(data_of(ask(path, seed(5)), b"seed")) == 5
