@@ -137,10 +137,11 @@ def start(chosen: argparse.Namespace) -> None:
     os.umask(0o077)
     if kept and chosen.daemon:
         maillog_client.connect_early(os.environ, PROCESS_NAME)
-    conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
-    program = program._replace(facts=_facts(conf, chosen))
     with contextlib.ExitStack() as stack:
-        place = _place(conf, chosen, kept, stack)
+        place = _kept_place(kept, stack) if kept else None
+        conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
+        program = program._replace(facts=_facts(conf, chosen))
+        place = place or _first_place(conf, chosen, stack)
         path = os.fsdecode(place.listeners[0].getsockname())
         on_ready = _on_ready(conf, chosen, path, kept is not None, stack)
         if chosen.pid_file:
@@ -173,18 +174,21 @@ def _socket_path(conf: Configuration, chosen: argparse.Namespace) -> str:
     return _absolute(chosen.socket or f"{conf.text('queue_directory')}/private/tlsmgr")
 
 
-def _place(
-    conf: Configuration, chosen: argparse.Namespace, kept: Kept | None, stack: contextlib.ExitStack
+def _kept_place(kept: Kept, stack: contextlib.ExitStack) -> Place:
+    """Return the listening sockets and the lock of the run before."""
+    place = kept.place()
+    stack.callback(os.close, place.lock)
+    if place.inode:
+        stack.callback(remove_own, place.listeners[0].getsockname(), place.inode)
+    return place
+
+
+def _first_place(
+    conf: Configuration, chosen: argparse.Namespace, stack: contextlib.ExitStack
 ) -> Place:
-    """Return the listening sockets and the lock, taken now or kept in a reload. Raises Fatal."""
+    """Return the listening sockets and the lock, taken now. Raises Fatal."""
     from tlsmgr.reexec import Place
 
-    if kept is not None:
-        place = kept.place()
-        stack.callback(os.close, place.lock)
-        if place.inode:
-            stack.callback(remove_own, place.listeners[0].getsockname(), place.inode)
-        return place
     make_directory(conf.text("queue_directory"))
     make_directory(conf.text("data_directory"))
     listeners, inode = systemd.listeners(os.environ), 0

@@ -123,6 +123,24 @@ def test_the_directory_of_the_start_has_gone(
     ask_all(daemon, 3)
 
 
+def test_what_breaks_between_the_trial_and_the_start(
+    make_daemon: MakeDaemon, directory: Path
+) -> None:
+    """The service ends, as at a start that fails: with one line, and without its socket."""
+    cut = (
+        "from tlsmgr import reexec\nrun_again = reexec.run_again\n"
+        f"def cut(*given):\n    with open({str(directory / 'main.cf')!r}, 'w') as file:\n"
+        "        file.write('ipc_timeout = x')\n"
+        "    run_again(*given)\nreexec.run_again = cut"
+    )
+    daemon = make_daemon(arguments=("-c", str(directory)), sabotage=cut)
+    daemon.send(signal.SIGHUP)
+    assert daemon.wait() == 1
+    (line,) = [line for line in daemon.lines() if line.startswith("fatal: ")]
+    assert "ipc_timeout" in line
+    assert not os.path.lexists(daemon.socket_path)
+
+
 def test_a_variable_of_another_process_is_ignored(idle: Daemon) -> None:
     os.environ["TLSMGR_RELOAD"] = f"[{os.getpid()}, [0], 1, 2, [1], true]"
     try:
