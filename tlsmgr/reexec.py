@@ -81,13 +81,7 @@ def take(environment: MutableMapping[str, str]) -> Kept | None:
         kept = Kept(tuple(listeners), int(lock), int(inode), tuple(map(int, older)), bool(ends))
         if pid != os.getpid() or not _are_ours(kept):
             return None
-    except (
-        ValueError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-        OSError,
-    ):  # none, or somebody else's
+    except _UNUSABLE:  # none, or somebody else's
         return None
     for descriptor in (*kept.listeners, kept.lock):
         os.set_inheritable(descriptor, False)
