@@ -7,6 +7,7 @@
     figures   one run's figures; medians and ratios over rounds
     runs      which load runs on which server, in which order; growth
     scenes    the seed load while something else goes on
+    mail      messages that smtp(8) delivers over TLS with each server
     results   everything measured, for JSON; report shows it as tables, plot as a picture
 
     pool      a program of its own: the speed of the PRNG pool alone

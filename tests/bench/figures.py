@@ -1,8 +1,8 @@
 """figures - one run of a load becomes figures; the figures of several rounds become medians.
 
-CPU time is that of all processes of the server (psutil, in steps of 10 ms), from the start of the
-load to the last result; connections made before do not count. The CPU time that other processes
-use meanwhile is a figure too: a run in which they used much is disturbed.
+CPU time is that of all processes of the server, from the start of the load to the last result;
+connections made before do not count. The CPU time that other processes use meanwhile is a figure
+too: a run in which they used much is disturbed.
 
 Latencies come in buckets, each at most 1 % wide. The bucket's number follows from the latency in
 nanoseconds: below 128 it is the latency itself, above that each power of two has 128 buckets, as
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -27,10 +28,24 @@ DISTURBED = 0.1  # share of the machine used by others from which a run counts a
 MICROSECOND = 1e3  # in nanoseconds
 IDLE = ("idle", "iowait", "guest", "guest_nice")  # guests are part of user time already
 SUB_BITS = 7
+CPUCLOCK_SCHED = 2  # the scheduler's clock, in nanoseconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the figures of all runs have in common."""
+
+    others: float | None  # share of the machine that all other processes used
+    repeats: int = 0  # earlier runs, discarded because they were disturbed
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other processes used much of the machine."""
+        return self.others is not None and self.others > DISTURBED
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Run):
     """The figures of one run. Latencies in microseconds; None where there is no value."""
 
     server_cpu: float | None  # microseconds per request, all processes
@@ -42,13 +57,11 @@ class Figures:
     p99_9: float | None
     longest: float | None  # latency, or the time that a client waited without a reply
     generator: float  # share of one CPU that the busiest generator used, 0 to 1
-    others: float | None  # share of the machine that all other processes used
     wrong: int  # replies other than those due
     lost: int  # connections closed by the server
     refused: int  # connect(2) calls that met a full listen queue
     waiting: int  # clients without a reply for over a second at the end
     first_wrong: str
-    repeats: int = 0  # earlier runs, discarded because they were disturbed
 
     @property
     def fault(self) -> str | None:
@@ -58,11 +71,6 @@ class Figures:
         if self.lost:
             return f"the server closed {self.lost} connections"
         return None if self.requests else "no reply at all"
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether other processes used much of the machine."""
-        return self.others is not None and self.others > DISTURBED
 
 
 METRICS = ("server_cpu", "rate", "p50", "p99", "p99_9", "longest", "generator", "others")
@@ -98,10 +106,16 @@ def usage(server: Server) -> Usage:
 
 def _cpu(process: psutil.Process) -> float:
     """Return the CPU seconds of the process and of the children that it has reaped."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        times = process.cpu_times()
-        return float(sum((times.user, times.system, times.children_user, times.children_system)))
+    with contextlib.suppress(psutil.NoSuchProcess, OSError):
+        times = process.cpu_times()  # in steps of 10 ms, too long for a server that does little
+        own = time.clock_gettime(cpu_clock(process.pid))
+        return own + float(times.children_user + times.children_system)
     return 0.0
+
+
+def cpu_clock(pid: int) -> int:
+    """Return the id of the process's CPU clock, as clock_getcpuclockid(3) makes it on Linux."""
+    return (~pid << 3) | CPUCLOCK_SCHED
 
 
 def measure(
@@ -174,19 +188,21 @@ def percentile(histogram: Histogram, percent: float) -> float | None:
 # Rounds.
 
 
-def medians(rounds: Sequence[Figures]) -> dict[str, float | None]:
+def medians(rounds: Sequence[Run], metrics: Sequence[str] = METRICS) -> dict[str, float | None]:
     """Return the median of each metric over those rounds that have a value."""
-    return {name: median_of([getattr(each, name) for each in rounds]) for name in METRICS}
+    return {name: median_of([getattr(each, name) for each in rounds]) for name in metrics}
 
 
-def ratios(rounds: Sequence[Figures], base: Sequence[Figures]) -> dict[str, float | None]:
+def ratios(
+    rounds: Sequence[Run], base: Sequence[Run], metrics: Sequence[str] = RATIOS
+) -> dict[str, float | None]:
     """Return each metric relative to the base: the median of the ratios within each round."""
 
     def ratio(name: str) -> float | None:
         pairs = ((getattr(a, name), getattr(b, name)) for a, b in zip(rounds, base))
         return median_of([quotient(a, b) for a, b in pairs])
 
-    return {name: ratio(name) for name in RATIOS}
+    return {name: ratio(name) for name in metrics}
 
 
 def quotient(dividend: float | None, divisor: float | None) -> float | None:

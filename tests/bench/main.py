@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench import options
 from bench.drive import NO_COMPILER, build, compiler
+from bench.mail import check, mail_rows, run_mail
 from bench.plot import matplotlib_missing, plot
 from bench.report import Progress, report
 from bench.results import Results
@@ -52,6 +53,8 @@ def _measure_and_show(chosen: argparse.Namespace) -> int:
         raise Fatal(f"--plot: {reason}")
     if compiler() is None:
         raise Fatal(NO_COMPILER)
+    if chosen.mail:
+        check(chosen.servers)
     results = Results(_bases(chosen), _settings(chosen))
     status = 0
     try:
@@ -90,6 +93,10 @@ def _measure(chosen: argparse.Namespace, results: Results) -> None:
         if chosen.loads or set(chosen.scenes) & SCENES.keys():
             with started(chosen.servers, spec) as servers:
                 _measure_together(chosen, results, bench, servers)
+        if chosen.mail:
+            results.mail = mail_rows(chosen.servers, chosen.mail)
+            for server in run_mail(bench, results.mail, spec, chosen.messages):
+                results.note([server])
         if chosen.growth:
             results.growth.extend(run_growth(bench, chosen.servers, spec, chosen.growth))
         if set(chosen.scenes) & SWEEP.keys():
@@ -126,6 +133,7 @@ def _bench(chosen: argparse.Namespace, directory: Path, tick: Callable[[str], No
 def _runs(chosen: argparse.Namespace) -> int:
     """Return about how many runs there will be, for the progress bar."""
     each = chosen.rounds * (len(chosen.loads) * len(chosen.connections) + len(chosen.scenes))
+    each += len(chosen.mail) * (chosen.rounds + 1)
     each += len(chosen.growth) * (chosen.rounds + 1) + 1
     return int(each * len(chosen.servers))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.figures import DISTURBED
 from bench.loads import KEYS, LOADS
+from bench.mail import MAIL, MESSAGES
 from bench.runs import SIZES
 from bench.scenes import SCENES, SWEEP
 from bench.servers import DISK, KINDS
@@ -37,10 +38,15 @@ loads; each client has one request in flight:
 scenes: the seed load runs while
 {scenes}
 
+mail: smtp(8) delivers messages over TLS in a private Postfix with that server;
+root only, and not for a SOCKET or ceiling
+{mail}
+
 examples:
   tlsmgr-bench --vs-stock
   tlsmgr-bench --vs-stock --json figures.json --plot figures.svg
   tlsmgr-bench ../before ours --loads mta --connections 64 --rounds 9
+  tlsmgr-bench --vs-stock --loads none --mail all
   tlsmgr-bench --vs-stock --loads none --scenes stall,updates,kill --growth all
 
 exit status: 0; 1 if a measurement failed or a server gave wrong replies, with a
@@ -68,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             kinds=_lines({name: kind.purpose for name, kind in KINDS.items()}),
             loads=_lines({name: load.purpose for name, load in LOADS.items()}),
             scenes=_lines(ALL_SCENES),
+            mail=_lines(MAIL),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -82,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         help="numbers of clients, separated by commas (default: 1,64,1000)")  # fmt: skip
     add("--scenes", metavar="LIST", type=names(ALL_SCENES), default=[],
         help="none (default), all, or names separated by commas")  # fmt: skip
+    add("--mail", metavar="LIST", type=names(MAIL), default=[],
+        help="none (default), all, or names separated by commas")  # fmt: skip
+    add("--messages", metavar="N", type=_positive(int), default=MESSAGES,
+        help=f"messages in a round of --mail (default: {MESSAGES})")  # fmt: skip
     add("--growth", metavar="LIST", type=numbers(SIZES), default=[],
         help="numbers of cache entries separated by commas, "
         f"all ({','.join(map(str, SIZES))}), or none (default)")  # fmt: skip
@@ -99,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", dest="options", metavar="name=value", action="append", default=[],
         help="parameter for ours, as for tlsmgr-start; may be repeated")  # fmt: skip
     add("--disk", metavar="DIR", default=DISK,
-        help=f"directory for caches that are to be on a disk (default: {DISK})")  # fmt: skip
+        help="directory for caches, and for mail queues, that are to be on a disk "
+        f"(default: {DISK})")  # fmt: skip
     add("--json", metavar="FILE", type=_new_file, help="write all figures to FILE")
     add("--plot", metavar="FILE.svg", type=_new_file,
         help="draw the figures; needs matplotlib, of the extra `bench`")  # fmt: skip

@@ -1,7 +1,8 @@
 """plot - the results as a picture. Needs matplotlib.
 
 Loads: with one number of clients a row of panels with bars; with several, a row of panels for each
-load with lines over the number of clients. Scenes: a row with bars. Growth: a row with lines.
+load with lines over the number of clients. Scenes and mail: a row with bars each. Growth: a row
+with lines.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ LOAD_METRICS = {
     "server_cpu": "server CPU, µs per request",
     "rate": "requests/s",
     "p99": "99th percentile, µs",
+}
+MAIL_METRICS = {
+    "rate": "messages/s",
+    "server_cpu": "tlsmgr CPU, µs per message",
+    "longest": "longest delivery, µs",
 }
 LOGARITHMIC = ("p99",)
 SHORTEST = 10  # microseconds: where logarithmic bars begin
@@ -83,6 +89,9 @@ def _panels(results: Results) -> Iterator[Draw]:
         yield _bars("ratio of p99 to the quiet server's", ratios, False)
         waits = [Bar(r.scene, r.server, longest(r.disturbed)) for r in scenes]
         yield _bars("longest wait, µs", waits, True)
+    for metric, label in MAIL_METRICS.items() if results.mail else ():
+        bars = [Bar(r.mail, r.server, medians(r.rounds, (metric,))[metric]) for r in results.mail]
+        yield _bars(f"mail: {label}", bars, False)
     if results.growth:
         grown = [Point(r.entries, r.server, medians(r.rounds)["rate"]) for r in results.growth]
         yield _lines("mta requests/s, 64 clients, by entries", grown)

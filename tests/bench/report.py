@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from bench.figures import DISTURBED, Figures, median_of, medians, quotient
+from bench import mail
+from bench.figures import DISTURBED, Run, median_of, medians, quotient
 from bench.loads import KEYS
 from bench.results import Results, longest, tail_ratio
 
@@ -25,6 +26,11 @@ Medians over the rounds. CPU is the CPU time per request, in microseconds, of al
 server; latencies (p50, p99, p99.9) are in microseconds; gen is the share of one CPU that the load
 generator used. Ratios to a server are medians of the ratios in each round: "cpu" for CPU time per
 request (less is better), "x" for requests per second (more is better)."""
+MAIL_LEGEND = """\
+Medians over the rounds. CPU is the CPU time of tlsmgr per message, all CPU that of all of Postfix,
+both ends of the connection and tlsmgr; busy is the share of the machine's CPU time that was used;
+p50 and longest are the times of deliveries from connect to the reply. Times are in microseconds.
+Ratios to a server: "x" for messages per second, "cpu" for the CPU time of tlsmgr."""
 LIMIT_NOTE = "* The generator was the limit: the server can do more. Try --generators 2."
 
 
@@ -33,6 +39,7 @@ def report(results: Results) -> str:
     parts = [
         _loads(results) if results.loads else "",
         _scenes(results) if results.scenes else "",
+        _mail(results) if any(row.rounds for row in results.mail) else "",
         _growth(results) if results.growth else "",
         _servers(results) if results.servers else "",
         disturbances(results.quiet_runs()),
@@ -106,6 +113,23 @@ def _scenes(results: Results) -> str:
     return table(headings, rows, left=2)
 
 
+def _mail(results: Results) -> str:
+    headings = ["mail", "server", "messages/s", "CPU", "all CPU", "busy", "resumed", "p50",
+                "longest"]  # fmt: skip
+    for base in results.bases:
+        headings += [f"x {base}", "cpu"]
+    rows = []
+    for row in results.mail:
+        middle = medians(row.rounds, mail.METRICS)
+        cells = [row.mail, row.server, number(middle["rate"], 1), number(middle["server_cpu"])]
+        cells += [number(middle["postfix_cpu"]), _share(middle["busy"]), _share(middle["resumed"])]
+        cells += [number(middle["p50"]), number(middle["longest"])]
+        for ratios in results.mail_ratios(row).values():
+            cells += [ratio(ratios["rate"]), ratio(ratios["server_cpu"])]
+        rows.append(cells)
+    return "\n".join([table(headings, rows, left=2), "", MAIL_LEGEND])
+
+
 def _growth(results: Results) -> str:
     base = growth_base([row.entries for row in results.growth])
     headings = ["entries", "server", "CPU", "mta/s", f"x {base:,}", "file MiB", "bytes/byte",
@@ -154,7 +178,7 @@ def _memory(memory: Sequence[int]) -> tuple[str, str]:
     return number(sum(memory) / MIB, 1), number(max(memory, default=0) / MIB, 1)
 
 
-def disturbances(rows: Mapping[str, Sequence[Figures]]) -> str:
+def disturbances(rows: Mapping[str, Sequence[Run]]) -> str:
     """Return what other processes used during these runs, and which runs they disturbed."""
     runs = [each for rounds in rows.values() for each in rounds]
     others = [each.others for each in runs if each.others is not None]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.figures import Figures, median_of, medians, quotient, ratios
+from bench import mail
+from bench.figures import Figures, Run, median_of, medians, quotient, ratios
+from bench.mail import MailRow
 from bench.runs import GrowthRow, LoadRow
 from bench.scenes import SceneRow
 from bench.servers import Server
@@ -37,6 +39,7 @@ class Results:
     servers: list[ServerNote] = field(default_factory=list)
     loads: list[LoadRow] = field(default_factory=list)
     scenes: list[SceneRow] = field(default_factory=list)
+    mail: list[MailRow] = field(default_factory=list)
     growth: list[GrowthRow] = field(default_factory=list)
 
     def note(self, servers: Sequence[Server]) -> None:
@@ -45,9 +48,13 @@ class Results:
             ServerNote(s.name, s.file_system(), s.memory(), s.complaints()) for s in servers
         ]
 
-    def quiet_runs(self) -> dict[str, list[Figures]]:
-        """Return, by row, the runs in which only the server and its generators should work."""
-        return self._main_runs() | {f"{r.scene} {r.server}, quiet": r.quiet for r in self.scenes}
+    def quiet_runs(self) -> Mapping[str, Sequence[Run]]:
+        """Return, by row, the runs in which only the server and its clients should work."""
+        return {
+            **self._main_runs(),
+            **{f"{r.scene} {r.server}, quiet": r.quiet for r in self.scenes},
+            **{f"mail {r.mail} {r.server}": r.rounds for r in self.mail},
+        }
 
     def faults(self) -> list[str]:
         """Return what makes figures of the loads and of growth invalid."""
@@ -67,6 +74,15 @@ class Results:
         }
         return {name: ratios(row.rounds, bases[name]) for name in self.bases if name in bases}
 
+    def mail_ratios(self, row: MailRow) -> dict[str, dict[str, float | None]]:
+        """Return the same for a row of mail."""
+        bases = {base.server: base.rounds for base in self.mail if base.mail == row.mail}
+        return {
+            name: ratios(row.rounds, bases[name], mail.RATIOS)
+            for name in self.bases
+            if name in bases
+        }
+
     def tree(self) -> dict[str, Any]:
         """Return everything for JSON."""
         return {
@@ -77,6 +93,7 @@ class Results:
             "servers": [asdict(note) for note in self.servers],
             "loads": [self._load_tree(row) for row in self.loads],
             "scenes": [_scene_tree(row) for row in self.scenes],
+            "mail": [self._mail_tree(row) for row in self.mail],
             "growth": [_growth_tree(row) for row in self.growth],
             "faults": self.faults(),
         }
@@ -88,6 +105,15 @@ class Results:
             "server": row.server,
             "median": medians(row.rounds),
             "ratios": self.load_ratios(row),
+            "rounds": [asdict(each) for each in row.rounds],
+        }
+
+    def _mail_tree(self, row: MailRow) -> dict[str, Any]:
+        return {
+            "mail": row.mail,
+            "server": row.server,
+            "median": medians(row.rounds, mail.METRICS),
+            "ratios": self.mail_ratios(row),
             "rounds": [asdict(each) for each in row.rounds],
         }
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bench.drive import Generators
-from bench.figures import Figures, measure
+from bench.figures import Figures, Run, measure
 from bench.loads import LOADS, SESSION_BYTES, write_filling_plan, write_load_plan
 from bench.servers import Server, ServerSpec, started
 from tlsmgr.log import Fatal, warning
@@ -23,6 +23,8 @@ from tlsmgr.log import Fatal, warning
 FILLERS = 64  # clients that store the sessions before a measurement
 FILL_LIMIT = 300.0  # seconds for that
 FILL_SLICE = 20_000  # sessions stored from one plan
+
+AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 @dataclass
@@ -48,9 +50,15 @@ class Bench:
         keys: range | None = None,
     ) -> Figures:
         """Run the load; repeat it if the machine was disturbed, and return the best run."""
-        found: list[Figures] = []
+        return self.undisturbed(
+            lambda: measure(self.generators(server, load, connections, keys), server)
+        )
+
+    def undisturbed(self, run: Callable[[], AnyRun]) -> AnyRun:
+        """Run it; repeat it if the machine was disturbed, and return the best run."""
+        found: list[AnyRun] = []
         while not found or (found[-1].disturbed and len(found) <= self.repeats):
-            found.append(measure(self.generators(server, load, connections, keys), server))
+            found.append(run())
         best = min(found, key=lambda figures: figures.others or 0.0)
         return replace(best, repeats=len(found) - 1)
 

@@ -139,9 +139,8 @@ def stock(spec: ServerSpec, data_parent: str | None = None) -> Iterator[Server]:
     """Start stock tlsmgr(8) with its data below `data_parent`, by default on the disk."""
     if reason := postfix_missing():
         raise Fatal(f"cannot measure stock tlsmgr: {reason}")
-    known = postconf("-m").split()
     sandbox = StockTlsmgr(
-        cache_type=next((each for each in STOCK_CACHE_TYPES if each in known), "hash"),
+        cache_type=stock_cache_type(),
         data_parent=data_parent or spec.disk,
         parameters=spec.all_parameters,
     )
@@ -158,6 +157,12 @@ def stock(spec: ServerSpec, data_parent: str | None = None) -> Iterator[Server]:
     finally:
         sandbox.stop()
         sandbox.remove()
+
+
+def stock_cache_type() -> str:
+    """Return the table type of session caches: the first that Postfix has here."""
+    known = postconf("-m").split()
+    return next((each for each in STOCK_CACHE_TYPES if each in known), "hash")
 
 
 def stock_in_memory(spec: ServerSpec) -> contextlib.AbstractContextManager[Server]:

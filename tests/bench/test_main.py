@@ -30,6 +30,7 @@ from support.postfix_instance import need_postfix
 
 from bench import options
 from bench.loads import LOADS
+from bench.mail import MAIL
 from bench.servers import ServerSpec, start_of
 from tlsmgr import __version__
 
@@ -236,7 +237,7 @@ def test_wrong_usage_has_its_exit_status() -> None:
 
 def test_help_names_everything() -> None:
     text = run("--help").stdout
-    for name in (*LOADS, "stall", "sweep", "kill", "updates", "stock-tmpfs", "ceiling"):
+    for name in (*LOADS, "stall", "sweep", "kill", "updates", "stock-tmpfs", "ceiling", *MAIL):
         assert f"  {name} " in text
 
 

@@ -31,13 +31,15 @@ def launcher(prelude: str = "") -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def write_launcher(directory: Path, prelude: str = "") -> str:
+def write_launcher(
+    directory: Path, prelude: str = "", python: str = sys.executable, program: str = BOOTSTRAP
+) -> str:
     """Write the launcher into this directory and return its path."""
-    path, program = directory / "tlsmgr-launcher", BOOTSTRAP
+    path = directory / "tlsmgr-launcher"
     if prelude:
         script = directory / "prelude.py"
         script.write_text(f"{prelude}\n{DAEMON}")
         program = str(script)
-    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I {program} "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec {python} -I {program} "$@"\n')
     path.chmod(0o755)
     return str(path)

@@ -28,7 +28,6 @@ import tempfile
 from dataclasses import dataclass
 
 import psutil
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -96,6 +95,8 @@ QUEUE = {
 
 def need_postfix(*map_types: str) -> None:
     """Skip the test, with the reason, where no private Postfix with these table types can run."""
+    import pytest  # the measuring tool runs without it
+
     if reason := postfix_missing(*map_types):
         pytest.skip(reason)
 
@@ -178,9 +179,16 @@ class PostfixInstance(PostfixSandbox):
 
     def postfix(self, command: str) -> None:
         """Run `postfix -c DIR COMMAND`. Raises RuntimeError if it fails."""
-        failure = self._failure(["postfix", "-c", str(self.config), command])
+        try:
+            self.run("postfix", command)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}{self.log()}") from None
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run `PROGRAM -c DIR ARGUMENTS`, a program of Postfix. Raises RuntimeError if it fails."""
+        failure = self._failure([program, "-c", str(self.config), *arguments])
         if failure is not None:
-            raise RuntimeError(f"postfix {command} failed\n{failure}{self.log()}")
+            raise RuntimeError(f"{program} {' '.join(arguments)} failed\n{failure}")
 
     def _failure(self, command: list[str]) -> str | None:
         """Run a command; return None, or what it printed if it failed."""

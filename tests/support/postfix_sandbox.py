@@ -80,11 +80,12 @@ class PostfixSandbox:
 
     cache_type: str = "btree"  # table type of the session caches: btree, hash, lmdb
     caches: Sequence[str] = ("smtpd", "smtp")  # which session caches are configured
+    parent: str | None = None  # directory for all directories; None: that of temporary files
     data_parent: str | None = None  # directory for data_directory; None: beside the others
     parameters: Mapping[str, str] = field(default_factory=dict)  # for main.cf; override the others
 
     def __post_init__(self) -> None:
-        self.directory = _new_directory(None)
+        self.directory = _new_directory(self.parent)
         self.data = _new_directory(self.data_parent or str(self.directory))
         self.config, self.queue = self.directory / "config", self.directory / "queue"
         self.log_file = self.directory / "log"
