@@ -4,8 +4,9 @@
 
 A sample of the core, another one each time. In a copy of the checkout one line is changed by an
 operator of cosmic-ray, or a statement that is a call is left out, which cosmic-ray has no operator
-for. Then the unit tests of that part run up to the first failure. A mutant is killed when they fail
-or take three times as long as usual. A change of annotations or docstrings alone is no mutant.
+for. Then the unit tests of that part run up to the first failure and, if there is none, those of a
+daemon. A mutant is killed when they fail or take three times as long as usual. A change of
+annotations or docstrings alone is no mutant.
 
 It ends with the survivors, as a diff each, and their number. A survivor is a test to write, or a
 change that makes no difference. The seed that it prints repeats a sample.
@@ -34,15 +35,48 @@ from cosmic_ray.plugins import get_operator, operator_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600.0
-UNIT = "tests/unit"
-CORE = {  # the core, and the tests that should see a change of it
+UNIT, DAEMON = "tests/unit", "tests/daemon/test_"
+CORE = {  # the core, and the unit tests that should see a change of it
     "sessions/*.py": (f"{UNIT}/sessions",),
     "prng/*.py": (f"{UNIT}/prng",),
     "wire/*.py": (f"{UNIT}/wire",),
-    "processes/*.py": (f"{UNIT}/processes", "tests/daemon/test_parent.py"),
+    "processes/*.py": (f"{UNIT}/processes",),
     "service.py": (f"{UNIT}/test_service.py",),
     "tickets.py": (f"{UNIT}/test_tickets.py",),
     "shm.py": (f"{UNIT}/test_shm.py", f"{UNIT}/test_shm_lock.py"),
+}
+ENDS = "drain", "reload", "reload_caches", "hangup", "parent_end"
+LIFE = "parent", "parent_end", "start", "locks", "load_deaths"
+CLIENTS = "worker", "protocol", "protocol_end", "protocol_mistakes", "load_limits"
+FILES = "janitor", "caches_heal", "full_disk", "jail"
+START = "start", "jail", "jailed", "once", "standalone", "own_parameters", "secrets_end"
+BY_DAEMON = {  # and the tests of a daemon, for a change that no unit test sees
+    "sessions": ("operate", "caches_heal", "single_use", "full_disk"),
+    "prng": ("start", "once", "janitor"),
+    "wire": ("protocol", "protocol_mistakes", "recorded"),
+    "service.py": ("protocol", "protocol_mistakes", "recorded", "operate"),
+    "tickets.py": ("operate", "reload", "locks"),
+    "shm.py": ("locks", "start", "secrets_end"),
+    "processes/control": ("control", "control_commands", "control_hostile", "control_jail"),
+    "processes/farm": ("farm_store", "farm", "farm_jail", "memcache_table"),
+    "processes/janitor": FILES,
+    "processes/file": FILES,
+    "processes/worker": (*CLIENTS, *ENDS),
+    "processes/replies": CLIENTS,
+    "processes/connections": CLIENTS,
+    "processes/listeners": (*CLIENTS, "load"),
+    "processes/master": ("master", "master_end", "master_options"),
+    "processes/once": ("once",),
+    "processes/setup": START,
+    "processes/jail": START,
+    "processes/inherited": (*START, *LIFE),
+    "processes/trial": ("hangup", "hangup_refused"),
+    "processes/program": ("hangup", "hangup_refused"),
+    **{
+        f"processes/{name}": ENDS
+        for name in ("departure", "drain", "bridge", "succession", "parking", "handover", "ending")
+    },
+    "processes": (*LIFE, "control"),
 }
 
 
@@ -138,6 +172,37 @@ def passes(copy: Path, tests: tuple[str, ...], seconds: float) -> bool:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+class Tests:
+    """The tests of one file, and how long they take without a change."""
+
+    def __init__(self, copy: Path) -> None:
+        self._copy = copy
+        self._usual = dict[tuple[str, ...], float]()
+
+    def notice(self, chosen: tuple[str, ...]) -> bool:
+        """Return whether these fail, or take three times as long as usual."""
+        return not passes(self._copy, chosen, 10 + 3 * self._usual[chosen])
+
+    def are_sound(self, chosen: tuple[str, ...], seconds: float) -> bool:
+        """Return whether these pass without a change; note how long they take."""
+        if chosen in self._usual:
+            return True
+        began = time.monotonic()
+        if not passes(self._copy, chosen, seconds):
+            print(f"mutants: {' '.join(chosen)} fail without a change", file=sys.stderr)
+            return False
+        self._usual[chosen] = time.monotonic() - began
+        return True
+
+
+def tests_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the unit tests of a file, and the tests of a daemon that it has a part in."""
+    name = str(path.relative_to(ROOT / "tlsmgr"))
+    unit = next(tests for pattern, tests in CORE.items() if Path(name).match(pattern))
+    daemon = next(tests for start, tests in BY_DAEMON.items() if name.startswith(start))
+    return unit, tuple(f"{DAEMON}{test}.py" for test in daemon)
+
+
 def diff(mutant: Mutant) -> str:
     """Return the changed lines."""
     run = subprocess.run(
@@ -151,32 +216,30 @@ def main(seconds: float = SECONDS, seed: int | None = None) -> int:
     """Return the exit status: 1 when the tests fail without a change."""
     end = time.monotonic() + seconds
     seed = random.randrange(1 << 32) if seed is None else seed
-    tests = {p: t for pattern, t in CORE.items() for p in (ROOT / "tlsmgr").glob(pattern)}
-    usual, killed, survivors = dict[tuple[str, ...], float](), 0, list[Mutant]()
+    files = sorted(p for pattern in CORE for p in (ROOT / "tlsmgr").glob(pattern))
+    killed, survived = 0, 0
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / "copy"
         for name in ("tlsmgr", "tests", "scripts", "setup.cfg"):
             source = ROOT / name
             shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy)
-        for mutant in sample(sorted(tests), random.Random(seed)):
+        tests = Tests(copy)
+        for mutant in sample(files, random.Random(seed)):
             if time.monotonic() > end:
                 break
-            chosen, began = tests[mutant.path], time.monotonic()
-            if chosen not in usual:
-                if not passes(copy, chosen, seconds):
-                    print(f"mutants: {' '.join(chosen)} fail without a change", file=sys.stderr)
-                    return 1
-                usual[chosen] = time.monotonic() - began
+            steps = tests_of(mutant.path)
+            if not all(tests.are_sound(chosen, seconds) for chosen in steps):
+                return 1
             place = copy / mutant.path.relative_to(ROOT)
             place.write_text(mutant.text)
-            if passes(copy, chosen, 10 + 3 * usual[chosen]):
-                survivors.append(mutant)
-                print(diff(mutant), flush=True)
-            else:
+            if any(tests.notice(chosen) for chosen in steps):
                 killed += 1
+            else:
+                survived += 1
+                print(diff(mutant), flush=True)
             place.write_text(mutant.path.read_text())
-    share = 100 * killed // max(1, killed + len(survivors))
-    print(f"mutants: {killed} killed, {len(survivors)} survived ({share} % killed); seed {seed}")
+    share = 100 * killed // max(1, killed + survived)
+    print(f"mutants: {killed} killed, {survived} survived ({share} % killed); seed {seed}")
     return 0
 
 
