@@ -1,6 +1,7 @@
-"""farm_engines - real redis-server and memcached, in private directories, for tests.
+"""farm_engines - real valkey-server, redis-server and memcached, in private directories, for tests.
 
 An engine is started when it answers, and ended by its process id. Its socket has a short path.
+valkey-server is used where it is installed, else redis-server: both speak the same protocol.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from support.daemon_process import wait_for
 _Server = TypeVar("_Server", bound="Server")
 
 
-def needs(program: str) -> pytest.MarkDecorator:
-    """Skip, by name, where a program is not installed."""
-    return pytest.mark.skipif(shutil.which(program) is None, reason=f"needs {program}")
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skip, by name, where none of these programs is installed."""
+    is_missing = not any(map(shutil.which, programs))
+    return pytest.mark.skipif(is_missing, reason=f"needs {' or '.join(programs)}")
 
 
-NEEDS_REDIS = needs("redis-server")
+REDIS_PROGRAMS = "valkey-server", "redis-server"
+NEEDS_REDIS = needs(*REDIS_PROGRAMS)
 NEEDS_MEMCACHED = needs("memcached")
 
 
@@ -103,7 +106,7 @@ class Server:
 
 
 class Redis(Server):
-    """redis-server on a UNIX-domain socket; ``port`` 0: on that alone.
+    """valkey-server or redis-server on a UNIX-domain socket; ``port`` 0: on that alone.
 
     With a ``config`` it is a Sentinel that watches a server.
     """
@@ -126,8 +129,9 @@ class Redis(Server):
 
     def command(self) -> Sequence[str]:
         """Return the program and its arguments; nothing is saved unless a test asks for it."""
+        program = next(name for name in REDIS_PROGRAMS if shutil.which(name))
         return [
-            "redis-server", *self._options[:2], "--port", str(self.port), "--bind", "127.0.0.1",
+            program, *self._options[:2], "--port", str(self.port), "--bind", "127.0.0.1",
             "--unixsocket", str(self.socket), "--unixsocketperm", "777",
             "--save", "", "--appendonly", "no", "--dir", str(self.directory), *self._options[2:],
         ]  # fmt: skip
