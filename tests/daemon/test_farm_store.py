@@ -27,6 +27,7 @@ from support.raw_client import (
     tktkey,
     update,
 )
+from support.settled_files import write_settled
 
 from tlsmgr.status_object import parse
 
@@ -272,13 +273,45 @@ def test_the_client_library_is_in_the_farm_process_only(
     assert daemon.log().splitlines()[-1] == "end of modules"
 
 
-def test_a_mistake_is_one_error_line(make_daemon: MakeDaemon, secret: Path) -> None:
-    daemon = make_daemon(*options(secret, "redis://u:hidden@host"))
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        (
+            "tlsmgr_farm_store",
+            "redis://u:hidden@host",
+            "a password belongs in the file tlsmgr_farm_store_password_file;"
+            " sessions are not shared",
+        ),
+        (
+            "tlsmgr_farm_store",
+            "http://host",
+            "expected one of redis://, rediss://, unix://, sentinel://, sentinels://, cluster://,"
+            " clusters://; sessions are not shared",
+        ),
+        ("tlsmgr_farm_caches", "smpt lmtp", 'unknown session cache "smpt" is ignored'),
+    ],
+)
+@pytest.mark.parametrize("is_option", [True, False])
+def test_a_mistake_is_one_error_line_that_says_where(
+    make_daemon: MakeDaemon,
+    secret: Path,
+    tmp_path: Path,
+    name: str,
+    value: str,
+    reason: str,
+    is_option: bool,
+) -> None:
+    settings = dict(option.split("=", 1) for option in options(secret, "unix:///nowhere"))
+    settings[name] = value
+    if is_option:
+        daemon = make_daemon(*(f"{key}={text}" for key, text in settings.items()))
+        place = "option -o"
+    else:
+        file = tmp_path / "tlsmgr.cf"
+        write_settled(file, "".join(f"{key} = {text}\n" for key, text in settings.items()))
+        daemon = make_daemon(arguments=("-c", str(tmp_path)))
+        place = f"{file}, line {list(settings).index(name) + 1}"
     (line,) = [line for line in daemon.lines() if line.startswith("error: ")]
-    assert line == (
-        "error: tlsmgr_farm_store: a password belongs in the file tlsmgr_farm_store_password_file;"
-        " sessions are not shared"
-    )
+    assert line == f"error: {place}: {name}: {reason}"
     assert ask(daemon.socket_path, update(b"smtp", b"id", SESSION)) == OK
     assert ask(daemon.socket_path, lookup(b"smtp", b"id")) == found(SESSION)
-    assert "tlsmgr-keeper" not in {process.name() for process in daemon.processes()}

@@ -40,6 +40,7 @@ class Configuration:
     """The values of all parameters in the table, checked; `directory` is where main.cf is.
 
     `names` are all names of main.cf and the options, with their values as they are written.
+    `places` has where the parameters of our own are set, for log lines: a file and line, or -o.
 
     Each accessor takes the name of a parameter of its type. KeyError or TypeError for another name
     is a defect of the caller.
@@ -48,6 +49,11 @@ class Configuration:
     directory: str
     values: Mapping[str, Value]
     names: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, name: str) -> str:
+        """Return the beginning of a log line about the value of a parameter of our own."""
+        return f"{self.places[name]}: {name}" if name in self.places else name
 
     def text(self, name: str) -> str:
         """Return the value of a TEXT or PATH parameter."""
@@ -122,7 +128,10 @@ def load(
     for row in OURS:
         values[row.name] = tlsmgr_cf.evaluate(row, ours.get(row.name), names, error)
         names.setdefault(row.name, row.default)
-    return Configuration(directory, MappingProxyType(values), MappingProxyType(names))
+    places = {name: setting.place for name, setting in ours.items()}
+    return Configuration(
+        directory, MappingProxyType(values), MappingProxyType(names), MappingProxyType(places)
+    )
 
 
 def _main_cf(path: str, given: Mapping[str, str], optional: bool, warn: Warn) -> dict[str, str]:

@@ -93,7 +93,8 @@ class Maker:
             try:
                 self._add_store()
             except _Unusable as error:
-                log.error(f"tlsmgr_farm_store: {error}; sessions are not shared")
+                place = self._conf.place("tlsmgr_farm_store")
+                log.error(f"{place}: {error}; sessions are not shared")
         for cache in self._settings:
             if not cache.is_remote:
                 continue
@@ -131,8 +132,9 @@ class Maker:
     def _shared(self) -> list[CacheSettings]:
         """Return the caches with a file that tlsmgr_farm_caches names."""
         names = self._conf.text("tlsmgr_farm_caches").replace(",", " ").split()
-        for name in set(names) - set(CACHE_TYPES):
-            log.error(f'tlsmgr_farm_caches: unknown session cache "{name}" is ignored')
+        for name in sorted(set(names) - set(CACHE_TYPES)):
+            place = self._conf.place("tlsmgr_farm_caches")
+            log.error(f'{place}: unknown session cache "{name}" is ignored')
         caches = (cache for cache in self._settings if cache.cache_type in names)
         return [cache for cache in caches if not cache.is_remote]
 
