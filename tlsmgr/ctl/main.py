@@ -84,6 +84,7 @@ can ask the tlsmgr that runs under Postfix.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these arguments (default: the process's); return the exit status."""
+    _replace_closed_streams()
     try:
         try:
             return _run(parse(sys.argv[1:] if argv is None else argv))
@@ -92,13 +93,32 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader has gone; the flush at the end must not fail as well
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # the reader has gone
+        _drop_output()
         return EXIT_FAILED
     except OSError as error:
+        _drop_output()
         return _fail(error.strerror or str(error))
     except TlsmgrError as error:
         return _fail(str(error))
+
+
+def _drop_output() -> None:
+    """Have what was printed and not written go nowhere: the flush at exit must not fail as well."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _replace_closed_streams() -> None:
+    """Take the number of a standard descriptor that is closed, so that no connection gets it.
+
+    To read from it, or to print, fails as on a closed descriptor. Complaints are lost.
+    """
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_WRONLY), closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
