@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -84,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _replace(path: Path, content: bytes) -> None:
     """Put a file with this content in the place of that one, in one step."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):  # /dev/stdout
+        raise TlsmgrError(f"cannot write {path}: not a regular file")
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:

@@ -114,6 +114,22 @@ def test_a_file_that_cannot_be_written(service: Path, control: ControlSocket) ->
     assert (run.returncode, run.stderr) == (1, reason)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_only_a_regular_file_is_replaced(
+    service: Path, control: ControlSocket, tmp_path: Path, kind: str
+) -> None:
+    """Else root would lose /dev/stdout, a link, or another device."""
+    path, other = tmp_path / kind, tmp_path / "other"
+    other.write_text("another file")
+    {"pipe": os.mkfifo, "link": lambda p: p.symlink_to(other), "directory": Path.mkdir}[kind](path)
+    before = path.lstat()
+    run = metrics(service, "--textfile", path)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == f"tlsmgrctl: cannot write {path}: not a regular file\n"
+    assert path.lstat() == before
+    assert other.read_text() == "another file"
+
+
 # Served
 
 
