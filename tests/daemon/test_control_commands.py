@@ -128,16 +128,22 @@ def test_rotate(daemon: Daemon) -> None:
 
 
 def test_what_is_wrong_usage(daemon: Daemon) -> None:
+    store(daemon, b"kept")
     for arguments in (
         ["drop", "smtp"],
         ["drop", "smtp", "--all", "--match", "x"],
         ["drop", "smtp", "--match", ""],
         ["list", "smtp", "--match", "100%"],
+        ["list", "sm\udcfftp"],
+        ["drop", "smtp all\n", "--match", "x"],  # two requests, if it were sent as it is
+        ["drop", "", "--all"],
         ["list"],
         ["rotate", "now"],
     ):
         run = ctl(daemon, *arguments)
         assert (run.returncode, run.stdout) == (2, ""), arguments
+        assert "Traceback" not in run.stderr
+    assert len(output(ctl(daemon, "list", "smtp"))) == 1
 
 
 def test_what_the_daemon_refuses(make_daemon: MakeDaemon) -> None:

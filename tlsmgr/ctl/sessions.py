@@ -16,6 +16,7 @@ from typing import Any
 
 from tlsmgr.client import ProtocolError
 from tlsmgr.client.control import ask
+from tlsmgr.config.parameters import CACHE_TYPES
 from tlsmgr.control_lines import BadLine, DropRequest, ListRequest, read_id
 from tlsmgr.ctl.instance import add_options, socket_of
 from tlsmgr.ctl.quantities import span
@@ -55,7 +56,7 @@ def _add_arguments(parser: argparse.ArgumentParser, description: str) -> None:
     parser.description = description
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_options(parser)
-    parser.add_argument("type", metavar="TYPE", help="smtpd, smtp or lmtp")
+    parser.add_argument("type", metavar="TYPE", choices=CACHE_TYPES, help="smtpd, smtp or lmtp")
 
 
 def run_list(arguments: argparse.Namespace) -> int:
