@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import curses
+import os
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,9 @@ QUIT = ("q", "Q", "\x1b")
 def show(fetch: Callable[[], Status], first: Status, interval: float) -> None:
     """Show what `fetch` returns, until a key ends it. TlsmgrError: the terminal is unusable."""
     try:
+        curses.setupterm()
+        if curses.tigetstr("cup") is None:
+            raise curses.error(f"{os.environ.get('TERM')} cannot move the cursor")
         curses.wrapper(_show, fetch, first, interval)
     except curses.error as error:
         raise TlsmgrError(f"this terminal cannot be used: {error}") from None

@@ -170,6 +170,13 @@ def test_a_terminal_that_is_unknown(tmp_path: Path) -> None:
     assert errors.startswith("tlsmgrctl: this terminal cannot be used: ")
 
 
+def test_a_terminal_that_cannot_move_the_cursor(tmp_path: Path) -> None:
+    """On it, curses shows an empty screen."""
+    assert in_a_terminal(tmp_path, TERM="dumb") == (
+        "tlsmgrctl: this terminal cannot be used: dumb cannot move the cursor\n"
+    )
+
+
 def test_a_python_without_curses(tmp_path: Path) -> None:
     (tmp_path / "curses.py").write_text("raise ImportError")
     errors = in_a_terminal(tmp_path, PYTHONPATH=str(tmp_path))
