@@ -7,7 +7,7 @@ inherits, one socket for each slot of a worker and one for the keeper. Sessions 
 the workers sealed them; those of a `memcache:` table are in the clear, as they are in memcached.
 
 One loop collects the messages of all workers and hands them to the ``Lane`` of their engine; it
-never waits for an engine. A worker that does not read its answers loses them.
+never waits for an engine, and for no worker: answers that are not read wait in an ``Outbox``.
 
 To the keeper it sends its log lines and, when something changed and at least once a second, its
 state: which engines may be asked, and how many writes were dropped. It ends when the keeper does.
@@ -42,6 +42,7 @@ from tlsmgr.farm.messages import (
     serial_of,
 )
 from tlsmgr.processes.farm_lane import Lane, Lookup, Result
+from tlsmgr.processes.farm_outbox import Outbox
 from tlsmgr.processes.names import name_process
 
 DEFECT = 1  # exit status: a traceback is in the log
@@ -108,6 +109,7 @@ class FarmProcess:
     def __init__(self, settings: Configuration, keeper: socket.socket) -> None:
         self._keeper = keeper
         self._ends = {fd: socket.socket(fileno=fd) for fd in settings.ends}
+        self._outboxes = {fd: Outbox(end) for fd, end in self._ends.items()}
         self._woken_fd, wake_fd = os.pipe()
         now, draw = time.monotonic(), random.Random().random
         self._lanes = [Lane(each, wake_fd, now, draw) for each in settings.engines]
@@ -125,11 +127,13 @@ class FarmProcess:
         """Serve until the keeper ends."""
         while True:
             self._report(time.monotonic())
-            for fd, _ in self._poll.poll(self._delay(time.monotonic())):
+            for fd, event in self._poll.poll(self._delay(time.monotonic())):
                 if fd == self._keeper.fileno():
                     return  # it sends nothing: this is its end
                 if fd == self._woken_fd:
                     os.read(fd, 4096)
+                elif event & select.EPOLLOUT:
+                    self._send_rest(fd)
                 else:
                     self._receive(fd, time.monotonic())
             for lane in self._lanes:
@@ -172,12 +176,23 @@ class FarmProcess:
             self._writers[at].add(Answer(lookup.number, *value))
 
     def _send(self) -> None:
-        """Send the answers; a worker that takes none has given up already."""
+        """Send the answers, behind those that wait already."""
         for (fd, _), writer in self._writers.items():
+            outbox = self._outboxes[fd]
+            waits = bool(outbox)
             for datagram in writer.take():
-                with contextlib.suppress(OSError):
-                    self._ends[fd].send(datagram.data)
+                outbox.add(datagram.data)
+            if not waits:
+                outbox.send()
+                if outbox:
+                    self._poll.modify(fd, select.EPOLLIN | select.EPOLLOUT)
         self._writers.clear()
+
+    def _send_rest(self, fd: int) -> None:
+        """Send what waits for a worker that reads again."""
+        self._outboxes[fd].send()
+        if not self._outboxes[fd]:
+            self._poll.modify(fd, select.EPOLLIN)
 
     def _report(self, now: float) -> None:
         """Send the state to the keeper."""
