@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -33,6 +34,17 @@ def endless(connection: socket.socket) -> None:
     connection.sendall(b"$1000000000\r\n")
     while True:
         connection.sendall(bytes(1 << 16))
+
+
+def answering(reply: bytes) -> Behaviour:
+    """Answer each lookup with that, and all else as it should be."""
+
+    def behave(connection: socket.socket) -> None:
+        while data := connection.recv(1 << 20):
+            for command in re.findall(rb"^(PING|GET|SET|DEL)\r$", data, re.MULTILINE):
+                connection.sendall({b"PING": b"+PONG\r\n", b"GET": reply}.get(command, b"+OK\r\n"))
+
+    return behave
 
 
 def close(connection: socket.socket) -> None:

@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import select
 import socket
 import sys
@@ -48,6 +49,7 @@ from tlsmgr.processes.names import name_process
 DEFECT = 1  # exit status: a traceback is in the log
 BEAT_INTERVAL = 1.0  # seconds between two messages to the keeper, at most
 DATAGRAMS_AT_ONCE = 64  # of one worker in an iteration
+MOST_MEMORY = 80 << 20  # bytes; 30 are in use, and the queues take some more
 SWITCH_INTERVAL = 0.0005  # seconds; a thread that got an answer must not wait for the loop
 
 
@@ -90,6 +92,7 @@ def main(configuration_fd: int) -> int:
     """Entry point of the program; return the exit status."""
     name_process("tlsmgr-farm")
     sys.setswitchinterval(SWITCH_INTERVAL)
+    _limit_memory()
     with open(configuration_fd, "rb") as pipe:
         settings = configuration(pipe.read())
     keeper = socket.socket(fileno=settings.keeper)
@@ -101,6 +104,13 @@ def main(configuration_fd: int) -> int:
         log.traceback(bug)
         return DEFECT
     return 0
+
+
+def _limit_memory() -> None:
+    """Have the thread that reads fail with MemoryError, if an engine sends without end."""
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard == resource.RLIM_INFINITY or hard > MOST_MEMORY:
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, hard))
 
 
 class FarmProcess:

@@ -23,16 +23,18 @@ import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from tlsmgr import log
 from tlsmgr.farm.backlog import Backlog, Write
 from tlsmgr.farm.breaker import STALL_DEADLINES, Breaker
+from tlsmgr.farm.codec import LARGEST_VALUE
 from tlsmgr.farm.engine import NOTHING, Engine, Job, Outcome, Settings, Value, make, reason
 
 MOST_LOOKUPS = 4096  # that wait
 LOOKUPS_AT_ONCE = 512
+BYTES_FOUND = 8 << 20  # by the lookups of a job
 WRITES_AT_ONCE, BYTES_AT_ONCE = 128, 512 << 10  # so that lookups do not wait for many writes
 PROBE_TIME = 2.0  # seconds for a probe, which may have to connect; no client waits for it
 LOOP_DELAY = 0.02  # seconds by which the loop is late, that tell of a busy host
@@ -91,9 +93,24 @@ class Runner:
             return self._engine.run(job)
         except ImportError as error:
             return Outcome(failure=reason(error), hopeless=True)
+        except MemoryError:
+            self.abort()
+            return Outcome(failure="its answer is too long")
         except Exception as error:
             self.abort()  # a connection that is half used is of no use
             return Outcome(failure=reason(error))
+
+
+def _bounded(values: Sequence[Value]) -> Iterator[Value]:
+    """Yield the values, and NOTHING for one that is no session, or that is one too many."""
+    left = BYTES_FOUND
+    for value in values:
+        size = len(value.value)
+        if size > LARGEST_VALUE or size > left:
+            yield NOTHING
+        else:
+            left -= size
+            yield value
 
 
 class Lane:
@@ -201,7 +218,7 @@ class Lane:
             self._note_failure(outcome, now)
             return [(lookup, NOTHING) for lookup in asked]
         self._note_success(job, outcome, now)
-        return list(zip(asked, outcome.values))
+        return list(zip(asked, _bounded(outcome.values)))
 
     def _note_failure(self, outcome: Outcome, now: float) -> None:
         if outcome.hopeless:

@@ -12,9 +12,10 @@ from support.daemon_process import PATIENCE, wait_for
 
 from tlsmgr import log
 from tlsmgr.farm.backlog import MOST_ENTRIES, Write
+from tlsmgr.farm.codec import LARGEST_VALUE
 from tlsmgr.farm.engine import NOTHING, Job, Outcome, Settings, Value
 from tlsmgr.processes import farm_lane
-from tlsmgr.processes.farm_lane import MOST_LOOKUPS, Lane, Lookup, Result
+from tlsmgr.processes.farm_lane import BYTES_FOUND, MOST_LOOKUPS, Lane, Lookup, Result
 
 DEADLINE = 0.05
 STALL = 3 * DEADLINE
@@ -130,6 +131,38 @@ def test_lookups_are_bounded(bench: Bench) -> None:
     answers = [bench.lane.add_lookup(lookup(number)) for number in range(MOST_LOOKUPS + 2)]
     assert answers[-2:] == [[(lookup(0), NOTHING)], [(lookup(1), NOTHING)]]
     assert not any(answers[:-2])
+
+
+def test_what_no_host_has_stored_is_nothing(bench: Bench) -> None:
+    """A value that is longer than a session may be, and more than all the workers could take."""
+    bench.open()
+    too_long, long = Value(0, bytes(LARGEST_VALUE + 1)), Value(0, bytes(LARGEST_VALUE))
+    number = BYTES_FOUND // LARGEST_VALUE
+    values = [too_long, *[long] * (number + 1), Value(0, b"short"), NOTHING]
+    bench.engine.answer = lambda job: Outcome(list(values))
+    for at in range(len(values)):
+        bench.lane.add_lookup(lookup(at))
+    bench.run()
+    found = [value for _, value in bench.finish()]
+    assert found == [NOTHING, *[long] * number, NOTHING, NOTHING, NOTHING]
+
+
+def test_an_answer_without_end(bench: Bench) -> None:
+    """The limit of this process is a MemoryError in the library."""
+    bench.open()
+
+    def fail(job: Job) -> Outcome:
+        raise MemoryError
+
+    bench.engine.answer = fail
+    for number in range(5):
+        bench.lane.add_lookup(lookup(number))
+        bench.run()
+        assert bench.finish() == [(lookup(number), NOTHING)]
+    assert bench.engine.aborts == 5, "the connection is half used"
+    assert bench.lines[1:] == [
+        "store: its answer is too long; sessions are not shared until it answers"
+    ]
 
 
 def test_a_stall_opens_the_breaker_and_ends_the_job(bench: Bench) -> None:
