@@ -7,19 +7,17 @@ for nothing but the machine. There is one line when the engine goes, and one whe
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from support import bad_engine
-from support.daemon_process import Daemon, MakeDaemon
+from support.control_client import status_of
+from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.engine_faults import SILENT, full, restarted
 from support.farm_engines import NEEDS_REDIS, Redis
 from support.farm_secret import EXAMPLE_KEY, file_text, write
 from support.fault_table import FaultTable
@@ -29,6 +27,7 @@ pytestmark = [pytest.mark.faults, NEEDS_REDIS]
 
 DEADLINE, SLACK = 0.2, 0.02  # seconds; what a miss may wait
 BACK = 35.0  # seconds in which it is asked again, after its return
+AWAY = 45.0  # seconds; pauses of 1, 2, 4, 8 and 16 are over, and the longest has begun
 MOST_MEMORY = 80 << 20  # bytes of the farm process
 GONE = r"warning: unix:.*; sessions are not shared until it answers$"
 SHARED = r"unix:.* answers: sessions are shared$"
@@ -82,62 +81,18 @@ def daemon(make_daemon: MakeDaemon, tmp_path: Path, redis: Redis) -> Daemon:
     return daemon
 
 
-@contextlib.contextmanager
-def stopped(redis: Redis) -> Iterator[None]:
-    redis.send(signal.SIGSTOP)
-    yield
-    redis.send(signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def killed(redis: Redis) -> Iterator[None]:
-    redis.stop()
-    yield
-    redis.start()
-
-
-@contextlib.contextmanager
-def needs_password(redis: Redis) -> Iterator[None]:
-    """Those that are connected already could go on, so they are disconnected."""
-    assert redis.call("CONFIG", "SET", "requirepass", "other") == b"+OK\r\n"
-    redis.ask(b"AUTH other\r\nCLIENT KILL TYPE normal\r\n")
-    yield
-    redis.stop()
-    redis.start()
-
-
-def replaced(behave: bad_engine.Behaviour) -> Callable[[Redis], AbstractContextManager[None]]:
-    @contextlib.contextmanager
-    def fault(redis: Redis) -> Iterator[None]:
-        redis.stop()
-        with bad_engine.served(redis.socket, behave):
-            yield
-        redis.start()
-
-    return fault
-
-
-FAULTS = {
-    "stopped": stopped,
-    "killed": killed,
-    "sends a byte a second": replaced(bad_engine.drip),
-    "sends garbage": replaced(bad_engine.garbage),
-    "sends without end": replaced(bad_engine.endless),
-    "hangs up": replaced(bad_engine.close),
-    "wants another password": needs_password,
-}
-LONG = set(FAULTS) - {"stopped", "sends garbage"}
+LONG = SILENT.keys() - {"stopped", "sends garbage"}
 
 
 @pytest.mark.parametrize(
-    "fault", [pytest.param(f, marks=pytest.mark.long if f in LONG else ()) for f in FAULTS]
+    "fault", [pytest.param(f, marks=pytest.mark.long if f in LONG else ()) for f in SILENT]
 )
 def test_an_engine_that_fails(daemon: Daemon, redis: Redis, faults: FaultTable, fault: str) -> None:
     missing = Missing(daemon)
     with faults.under_load(daemon, f"engine {fault}") as load:
         missing.start()
         end = len(daemon.log())
-        with FAULTS[fault](redis):
+        with SILENT[fault](redis):
             daemon.wait_for_log(GONE, start=end)
             time.sleep(1.0)  # a probe or two
             assert farm_memory(daemon) < MOST_MEMORY
@@ -163,12 +118,52 @@ def test_an_engine_that_is_full(daemon: Daemon, redis: Redis, faults: FaultTable
     """It refuses to store, and its lookups go on."""
     with faults.under_load(daemon, "engine full"):
         end = len(daemon.log())
-        assert redis.call("CONFIG", "SET", "maxmemory", "1") == b"+OK\r\n"
-        daemon.wait_for_log("refuses to store sessions: .*maxmemory", start=end)
-        assert redis.call("CONFIG", "SET", "maxmemory", "0") == b"+OK\r\n"
+        with full(redis):
+            daemon.wait_for_log("refuses to store sessions: .*maxmemory", start=end)
         daemon.wait_for_log("stores sessions again$", start=end)
     lines = [line for line in daemon.log()[end:].splitlines() if "unix:" in line]
     assert len(lines) == 2, lines
+
+
+def test_an_engine_that_is_restarted_empty(
+    daemon: Daemon, redis: Redis, faults: FaultTable
+) -> None:
+    """Lookups go on, and what is stored from then on is shared; it may be too short to be seen."""
+    with faults.under_load(daemon, "engine restarted") as load:
+        missing = Missing(daemon)
+        missing.start()
+        wait_for(redis.stored, "sessions in the engine")
+        end = len(daemon.log())
+        with restarted(redis):
+            wait_for(redis.stored, "sessions in the engine again", timeout=BACK)
+        wait_for(lambda: all(answers(daemon)), "its answers", timeout=BACK)
+        missing.stop()
+    assert missing.wrong == []
+    assert load.failed == []
+    assert load.refused == []
+    assert max(missing.misses) <= DEADLINE + SLACK + max(missing.seeds)
+    assert load.lost == 0
+    lines = [line for line in daemon.log()[end:].splitlines() if "unix:" in line]
+    assert [bool(re.search(GONE, line)) for line in lines] in ([], [True, False]), lines
+
+
+def answers(daemon: Daemon) -> list[bool]:
+    """Return whether each engine answers, as the status has it."""
+    return [store["answers"] for store in status_of(daemon.socket_path)["farm"]["stores"]]
+
+
+@pytest.mark.long
+def test_an_engine_that_comes_back_after_long(daemon: Daemon, redis: Redis) -> None:
+    """The pauses between two probes have become long: the end of one is the worst moment."""
+    end = len(daemon.log())
+    with Connection(daemon.socket_path) as connection:
+        redis.stop()
+        for number in range(1000):
+            assert connection.ask(lookup(b"smtp", b"%d" % number)) == NO_SESSION
+    daemon.wait_for_log(GONE, start=end)
+    time.sleep(AWAY)
+    redis.start()
+    daemon.wait_for_log(SHARED, start=end, timeout=BACK)
 
 
 @pytest.mark.long
