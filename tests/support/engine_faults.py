@@ -53,9 +53,10 @@ def replaced(behave: bad_engine.Behaviour) -> Fault:
 
 @contextlib.contextmanager
 def restarted(redis: Redis) -> Iterator[None]:
+    assert redis.call("SET", "what", "was there") == b"+OK\r\n"
     redis.stop()
     redis.start()
-    assert not redis.stored()
+    assert redis.call("GET", "what") == b"$-1\r\n"
     yield
 
 
