@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,13 +16,13 @@ from typing import Any
 from tlsmgr.client import TlsmgrError
 from tlsmgr.config import syntax
 from tlsmgr.config.accounts import look_up
-from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings
+from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings, farm_caches
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.config.redirect import WritableDir
 from tlsmgr.config.syntax import Assignment
 from tlsmgr.ctl.instance import Instance
 from tlsmgr.ctl.status_fetch import fetch
-from tlsmgr.farm import secret_file
+from tlsmgr.farm import secret_file, store_url
 from tlsmgr.farm.secret import BadSecret
 from tlsmgr.install import trial
 from tlsmgr.install.instance import Instance as Postfix
@@ -156,7 +156,7 @@ def _of_configuration(instance: Instance, service: object, today: int) -> dict[s
     return {
         "main_cf": _main_cf(f"{directory}/main.cf"),
         "tlsmgr_cf": _tlsmgr_cf(f"{directory}/tlsmgr.cf"),
-        "errors": tuple(errors),
+        "errors": (*errors, *_farm_errors(conf)),
         "caches": caches,
         "ticket_lifetime": conf.seconds("smtpd_tls_session_cache_timeout"),
         "owner_uids": uids,
@@ -189,6 +189,18 @@ def _of_secret(conf: Configuration, owners: frozenset[int], today: int) -> dict[
         except BadSecret as error:
             problem = str(error)
     return {"secret_file": path, "secret_problem": problem}
+
+
+def _farm_errors(conf: Configuration) -> Iterator[str]:
+    """Yield the mistakes in values that only a farm reads, with the daemon's words."""
+    if not conf.text("tlsmgr_farm_store"):
+        return
+    try:
+        store_url.parse(conf.text("tlsmgr_farm_store"))
+    except store_url.BadUrl as error:
+        yield f"{conf.place('tlsmgr_farm_store')}: {error}"
+    for name in farm_caches(conf)[1]:
+        yield f'{conf.place("tlsmgr_farm_caches")}: unknown session cache "{name}" is ignored'
 
 
 def _overrides(arguments: str) -> list[str]:

@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 
 from tlsmgr import log
 from tlsmgr.config import memcache_cf
-from tlsmgr.config.caches import CacheSettings
+from tlsmgr.config.caches import CacheSettings, farm_caches
 from tlsmgr.config.load import Configuration
-from tlsmgr.config.parameters import CACHE_TYPES
 from tlsmgr.farm import secret, secret_file, store_url
 from tlsmgr.farm.codec import Codec
 from tlsmgr.farm.day_secrets import DaySecrets
@@ -131,8 +130,8 @@ class Maker:
 
     def _shared(self) -> list[CacheSettings]:
         """Return the caches with a file that tlsmgr_farm_caches names."""
-        names = self._conf.text("tlsmgr_farm_caches").replace(",", " ").split()
-        for name in sorted(set(names) - set(CACHE_TYPES)):
+        names, unknown = farm_caches(self._conf)
+        for name in unknown:
             place = self._conf.place("tlsmgr_farm_caches")
             log.error(f'{place}: unknown session cache "{name}" is ignored')
         caches = (cache for cache in self._settings if cache.cache_type in names)

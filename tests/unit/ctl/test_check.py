@@ -147,6 +147,8 @@ MENDED = [
     ("unknown-parameter", "tlsmgr.cf", "mydomain = example.org\n"),
     ("misplaced-parameter", "main.cf", "tlsmgr_worker_processes = 3\n"),
     ("bad-value", "tlsmgr.cf", "tlsmgr_statistics_interval = \n  soon\nsmtp_x = 1"),
+    ("bad-value", "tlsmgr.cf", "tlsmgr_farm_store = http://host\n"),
+    ("bad-value", "tlsmgr.cf", "tlsmgr_farm_store = redis://h\ntlsmgr_farm_caches = smpt, smtp\n"),
     ("server-cache", "main.cf", "smtpd_tls_session_cache_database = btree:/a/b\n"),
     ("client-cache", "main.cf", "smtp_tls_session_cache_database =\n"),
     ("cache-type", "main.cf", "lmtp_tls_session_cache_database = proxy:btree:/a\n"),
@@ -161,6 +163,7 @@ def test_the_command_mends_it(host: Host, name: str, file: str, text: str) -> No
         host.write(file, text)
     else:
         host.append(file, text)
+    assert name in host.findings()
     for _ in range(3):  # a file may have several mistakes of one kind
         found = host.findings()
         if name not in found:
