@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+from support.checkout import CHECKOUT
 
 from tlsmgr.status_object import (
     DEGRADED,
@@ -56,6 +58,39 @@ def test_the_least_object_has_all_the_names_of_the_contract() -> None:
     assert set(as_json(parse(LEAST))) >= {
         "pid", "version", "uptime_seconds", "state", "reasons", "config_directory", "workers",
         "caches", "ticket_keys", "next_rotation_seconds", "prng", "latency", "counters", "farm",
+    }  # fmt: skip
+
+
+def page_block() -> str:
+    """The object as tlsmgrctl(1) shows it."""
+    page = (CHECKOUT / "man/tlsmgrctl.1").read_text()
+    return page.partition(".Bd -literal\n{pid")[2].partition("\n.Ed")[0]
+
+
+def names_in(value: object) -> set[str]:
+    """The names of all objects in a value; what has names of its own is left out."""
+    if isinstance(value, list | tuple):
+        return set().union(*map(names_in, value))
+    if not isinstance(value, dict):
+        return set()
+    below = [item for name, item in value.items() if name != "counters"]
+    own = set() if {"smtp", "seed"} & value.keys() else set(value)
+    return own.union(*map(names_in, below))
+
+
+def test_the_names_of_the_contract_are_in_the_page() -> None:
+    shown = set(re.findall(r"[a-z][a-z0-9_]+", page_block())) | {"pid"}
+    assert shown == names_in(as_json(FULL))
+
+
+def test_names_that_other_programs_use() -> None:
+    """They were promised: a new name for one of these is a mistake."""
+    assert names_in(as_json(FULL)) >= {
+        "pid", "version", "uptime_seconds", "state", "workers", "clients", "requests", "caches",
+        "entries", "bytes", "size_limit", "lookups", "hits", "updates", "deletes", "expired",
+        "evicted", "oldest_seconds", "ticket_keys", "name", "age_seconds", "serves", "prng",
+        "reseeds", "last_reseed_seconds", "source", "exchange_saved_seconds", "latency",
+        "p50_us", "p99_us", "max_us", "count",
     }  # fmt: skip
 
 
