@@ -322,6 +322,13 @@ def test_output_device_full(server: Path) -> None:
     assert run.stderr == b"tlsmgrctl: No space left on device\n"
 
 
+def test_input_without_end(server: Path) -> None:
+    command = [*COMMAND, "--socket", str(server), "update", "smtp", "id"]
+    with open("/dev/zero", "rb") as zero:
+        run = subprocess.run(command, cwd=ROOT, stdin=zero, capture_output=True, timeout=60)
+    expect_failure(run, 1, "standard input has more than 33554432 bytes")
+
+
 @pytest.mark.parametrize("closed", [0, 1])
 def test_standard_descriptor_closed(server: Path, closed: int) -> None:
     arguments = ["update", "smtp", "id"] if closed == 0 else ["policy", "smtp"]

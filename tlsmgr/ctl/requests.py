@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from tlsmgr.client import Client, TlsmgrError
 
+LONGEST_SESSION = 32 << 20  # bytes that are read; Postfix's own takes many megabytes
+
 Result = bytes | list[str]
 
 
@@ -60,7 +62,9 @@ def _lookup(client: Client, arguments: Namespace) -> Result:
 
 def _update(client: Client, arguments: Namespace) -> Result:
     with open(0, "rb", closefd=False) as stdin:
-        session = stdin.read()
+        session = stdin.read(LONGEST_SESSION + 1)
+    if len(session) > LONGEST_SESSION:
+        raise TlsmgrError(f"standard input has more than {LONGEST_SESSION} bytes")
     client.update(arguments.type, arguments.id, session)
     return []
 
