@@ -29,6 +29,7 @@ from tlsmgr.status_object import Status
 
 CONNECTIONS = 16
 PATIENCE = 10.0  # seconds that a connection may take
+CUT_OFF = 1.0  # seconds in which the thread of one that was cut off ends
 FRESH = 1.0  # seconds that an answer of the daemon is used
 
 Fetch = Callable[[], Status]
@@ -84,14 +85,19 @@ class Server(ThreadingMixIn, TCPServer):
     def __init__(self, listener: socket.socket, source: Source) -> None:
         self.source = source
         self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._open: dict[socket.socket, None] = {}  # the oldest first
         BaseServer.__init__(self, listener.getsockname(), Handler)
         self.socket = listener
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for the connection, or close it when there are too many."""
+        """Start a thread for the connection; make room for it, if there are too many."""
         if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            for oldest in list(self._open)[:1]:
+                _cut_off(oldest)
+            if not self._free.acquire(timeout=CUT_OFF):
+                self.shutdown_request(request)
+                return
+        self._open[request] = None
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -103,6 +109,7 @@ class Server(ThreadingMixIn, TCPServer):
             super().process_request_thread(request, client_address)
         finally:
             limit.cancel()
+            del self._open[request]
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -216,10 +216,11 @@ def test_silent_clients_do_not_block_others(
 ) -> None:
     address = f"unix:{tmp_path}/metrics"
     with serving(service, address):
-        silent = [Connection(address) for _ in range(15)]
+        silent = [Connection(address) for _ in range(100)]
         for connection in silent:
             connection.connect()
-        assert get(address)[0] == 200
+        for _ in range(3):
+            assert get(address)[0] == 200
         for connection in silent:
             connection.close()
 
