@@ -112,6 +112,25 @@ def test_list(daemon: Daemon) -> None:
     assert output(ctl(daemon, "list", "smtpd")) == []
 
 
+def test_a_list_that_is_read_slowly(daemon: Daemon) -> None:
+    """As in less(1): the daemon does not wait for who reads the list; in the end it would not."""
+    store(daemon, *(b"%05d" % number + b"x" * 200 for number in range(5000)))
+    (process,) = (each for each in daemon.processes() if each.name() == "tlsmgr-control")
+    before = process.num_fds()
+    command = [sys.executable, "-m", "tlsmgr.ctl.main", "--socket", daemon.socket_path]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*command, "list", "smtp"], cwd=CHECKOUT, stdout=pipe, stderr=pipe
+    ) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        assert b" 00000x" in listing.stdout.readline()
+        wait_for(lambda: process.num_fds() == before, "the end of the connection", timeout=20)
+        rest, errors = listing.stdout.read(), listing.stderr.read()
+    assert (listing.returncode, errors) == (0, b"")
+    assert rest.count(b"\n") == 4999
+
+
 def test_drop(daemon: Daemon) -> None:
     store(daemon, b"host1", b"host2", b"other")
     assert output(ctl(daemon, "drop", "smtp", "--match", "host")) == ["2 smtp sessions dropped"]

@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tlsmgr.client import ProtocolError
@@ -63,12 +66,32 @@ def run_list(arguments: argparse.Namespace) -> int:
     """Run `tlsmgrctl list`; return the exit status. Raises TlsmgrError."""
     request = ListRequest(arguments.type, arguments.match)
     shown = 0.0
-    for line in ask(socket_of(arguments), request, arguments.timeout):
+    for line in _read_ahead(ask(socket_of(arguments), request, arguments.timeout)):
         print(printable(line) if arguments.json else _described(line))
         if time.monotonic() - shown > FLUSH_INTERVAL:
             sys.stdout.flush()
             shown = time.monotonic()
     return EXIT_OK
+
+
+def _read_ahead(lines: Iterator[str]) -> Iterator[str]:
+    """Yield the lines. They are read without a pause: the daemon waits for no slow reader."""
+    ready: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for line in lines:
+                ready.put(line)
+        except Exception as error:
+            ready.put(error)
+        else:
+            ready.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := ready.get()) is not None:
+        if isinstance(line, Exception):
+            raise line
+        yield line
 
 
 def run_drop(arguments: argparse.Namespace) -> int:
