@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.long, NEEDS_REDIS]
 
 MOST = 1.5  # times as long
 SECONDS = 3.0  # of a fault
-TRIES = 3  # the neighbours of one may have been restless
+TRIES = 5  # the neighbours of one may have been restless
 BACK = 35.0  # seconds in which it is asked again, after its return
 PAUSE = 0.002  # seconds between two lookups that find nothing
 MOST_CPU = 0.5  # of one CPU, that the farm process takes during a fault
