@@ -21,6 +21,7 @@ from bench.drive import NO_COMPILER, build, compiler
 from bench.mail import check, mail_rows, run_mail
 from bench.plot import matplotlib_missing, plot
 from bench.report import Progress, report
+from bench.restarts import RESTARTS, run_restarts
 from bench.results import Results
 from bench.runs import Bench, fill_all, load_rows, run_growth, run_loads
 from bench.scenes import SCENES, SWEEP, run_scenes, run_sweep, scene_rows
@@ -99,6 +100,8 @@ def _measure(chosen: argparse.Namespace, results: Results) -> None:
                 results.note([server])
         if chosen.growth:
             results.growth.extend(run_growth(bench, chosen.servers, spec, chosen.growth))
+        if restarts := [name for name in chosen.scenes if name in RESTARTS]:
+            results.scenes.extend(run_restarts(bench, chosen.servers, restarts, spec))
         if set(chosen.scenes) & SWEEP.keys():
             results.scenes.extend(run_sweep(bench, chosen.servers, spec))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.figures import DISTURBED
 from bench.loads import KEYS, LOADS
 from bench.mail import MAIL, MESSAGES
+from bench.restarts import RESTARTS
 from bench.runs import SIZES
 from bench.scenes import SCENES, SWEEP
 from bench.servers import DISK, KINDS
@@ -16,7 +17,11 @@ from tlsmgr import __version__
 
 CONNECTIONS = (1, 64, 1000)
 VERSUS_STOCK = ("stock", "stock-tmpfs", "ours")
-ALL_SCENES = {**{name: scene.purpose for name, scene in SCENES.items()}, **SWEEP}
+ALL_SCENES = {
+    **{name: scene.purpose for name, scene in SCENES.items()},
+    **{name: restart.purpose for name, restart in RESTARTS.items()},
+    **SWEEP,
+}
 
 DESCRIPTION = """\
 Measure tlsmgr servers side by side: the same loads on each of them, in turn, in
@@ -48,6 +53,7 @@ examples:
   tlsmgr-bench ../before ours --loads mta --connections 64 --rounds 9
   tlsmgr-bench --vs-stock --loads none --mail all
   tlsmgr-bench --vs-stock --loads none --scenes stall,updates,kill --growth all
+  tlsmgr-bench stock ours --loads none --scenes reload,crash --rounds 9
 
 exit status: 0; 1 if a measurement failed or a server gave wrong replies, with a
 message; 64 for wrong usage.

@@ -96,7 +96,8 @@ def _loads(results: Results) -> str:
 
 
 def _scenes(results: Results) -> str:
-    headings = ["seed while", "server", "p99 quiet", "p99 then", "ratio", "longest", "requests/s"]
+    headings = ["seed while", "server", "p99 quiet", "p99 then", "ratio", "longest", "(median)",
+                "requests/s"]  # fmt: skip
     rows = [
         [
             row.scene,
@@ -105,6 +106,7 @@ def _scenes(results: Results) -> str:
             number(medians(row.disturbed)["p99"]),
             ratio(tail_ratio(row)),
             number(longest(row.disturbed)),
+            number(medians(row.disturbed)["longest"]),
             number(medians(row.disturbed)["rate"]),
         ]
         for row in results.scenes

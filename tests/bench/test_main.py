@@ -119,6 +119,34 @@ def test_stock_answers_no_client_while_others_stall(tmp_path: Path) -> None:
 
 
 @NEEDS_COMPILER
+def test_restarts_by_master(tmp_path: Path) -> None:
+    need_postfix()
+    arguments = ("--loads", "none", "--scenes", "reload,crash", "--rounds", "1")
+    found = measure(tmp_path / "json", "stock", "ours", *QUICK, *arguments)
+    rows = {(row["scene"], row["server"]): row for row in found["scenes"]}
+    assert set(rows) == set(itertools.product(("reload", "crash"), ("stock", "ours")))
+    for row in rows.values():
+        assert row["disturbed"][0]["requests"] > 0
+        assert row["disturbed"][0]["wrong"] == 0
+        assert row["longest"] > row["quiet"][0]["p50"]
+
+
+@NEEDS_COMPILER
+@pytest.mark.long
+def test_a_restart_takes_hardly_longer_than_that_of_stock(tmp_path: Path) -> None:
+    """The best of nine rounds, as other processes take time from both."""
+    need_postfix()
+    arguments = ("--loads", "none", "--scenes", "reload,crash", "--rounds", "9", "--seconds", "1")
+    found = measure(tmp_path / "json", "stock", "ours", *arguments)
+    best = {
+        (row["scene"], row["server"]): min(one["longest"] for one in row["disturbed"])
+        for row in found["scenes"]
+    }
+    assert best["reload", "ours"] < 3 * best["reload", "stock"]
+    assert best["crash", "ours"] < 6 * best["crash", "stock"]
+
+
+@NEEDS_COMPILER
 def test_growth(tmp_path: Path) -> None:
     arguments = ("--loads", "none", "--growth", "500,2000", "--rounds", "1")
     found = measure(tmp_path / "json", "ours", *QUICK, *arguments)
