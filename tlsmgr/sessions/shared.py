@@ -21,7 +21,7 @@ from tlsmgr.sessions.file import FileMark, MarkValues
 from tlsmgr.sessions.seal import KEY_BYTES, Nonces, Seal, SealKey
 from tlsmgr.shm import SharedMemory
 
-MOST_OLDER = 16
+MOST_OLDER = 64
 DRAIN_SLACK = 60  # seconds for which workers of the one before may still store sessions
 
 _OLDER = struct.Struct(f"=?Bq{KEY_BYTES}s")  # used, tag, time of the reload, key

@@ -16,6 +16,8 @@ from tlsmgr.sessions.seal import SAVED_BYTES, Nonces
 from tlsmgr.sessions.shared import MOST_OLDER, SharedCache
 from tlsmgr.shm import SharedMemory
 
+DAEMONS = 40  # a reload every 90 seconds, while sessions live for an hour
+
 
 def successor(shared: SharedCache, encrypted: bool = True, now: int = NOW) -> SharedCache:
     """The shared part of the next daemon's cache."""
@@ -32,20 +34,20 @@ def cache_of(files: CacheFiles, shared: SharedCache) -> SessionCache:
 
 
 @pytest.mark.parametrize("encrypted", [True, False])
-def test_sessions_are_found_after_several_reloads(make_files: MakeFiles, encrypted: bool) -> None:
+def test_sessions_are_found_after_many_reloads(make_files: MakeFiles, encrypted: bool) -> None:
     """Under a key of each daemon in the chain, and nobody else's."""
     files = make_files(encrypted=encrypted)
     shared = files.shared
-    for generation in range(5):
+    for generation in range(DAEMONS):
         cache = cache_of(files, shared)
         for earlier in range(generation):
             assert lookup(cache, b"of %d" % earlier) == b"session %d" % earlier
         update(cache, (b"of %d" % generation, b"session %d" % generation))
         cache.close()
         shared = successor(shared, encrypted)
-    records, _ = files.store().read_from(b"", 10)
+    records, _ = files.store().read_from(b"", 2 * DAEMONS)
     tags = {record.data[SAVED_BYTES] for record in records}
-    assert len(tags) == (5 if encrypted else 1)
+    assert len(tags) == (DAEMONS if encrypted else 1)
 
 
 def test_both_generations_at_once(make_files: MakeFiles) -> None:
