@@ -45,7 +45,6 @@ class Departure:
         self._listeners = listeners
         self._wake_parent = wake_parent
         self._add_client = add_client
-        self._parent = os.getppid()
         self._drain: Drain | None = None  # None: it accepts connections
         self._bridge = NO_BRIDGE  # to a successor, while it may call
         self._is_called = False
@@ -179,5 +178,5 @@ class Departure:
         self._epoll.register(own_end, select.EPOLLIN)
         address = self._inherited.listeners[0].getsockname()
         now = int(time.time())
-        succession.leave(self._inherited, address, successor_end, self._parent, now)
+        succession.leave(self._inherited, address, successor_end, self._inherited.parent, now)
         os.close(successor_end)

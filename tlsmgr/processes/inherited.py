@@ -7,6 +7,7 @@ record is frozen; ``with_files`` and ``without_files`` return another one for ch
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,6 +71,7 @@ class Inherited:
     policy: Mapping[str, str] = field(default_factory=dict)  # see config.policy_digest
     is_supervised: bool = False  # somebody holds the listening sockets and starts a successor
     farm: FarmPlan | None = None  # None: sessions are not shared with other hosts
+    parent: int = field(default_factory=os.getpid)  # the process that makes this record
 
     def with_files(self, files: Sequence[StoreFile | None]) -> Inherited:
         """Return the record with these files of its caches, in the same order."""
