@@ -6,11 +6,13 @@ The master is this process, which keeps the listening socket open between two st
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import select
 import signal
 import socket
+import struct
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -30,6 +32,20 @@ def unsealed(data: bytes) -> int:
     return memory
 
 
+def at_time(data: bytes, change: int) -> int:
+    """The message, as if it had been left that many seconds later."""
+    content = json.loads(data[24:])
+    body = json.dumps({**content, "time": content["time"] + change}).encode()
+    return handover.seal(struct.pack("=16sII", data[:16], handover.LAYOUT, len(body)) + body)
+
+
+def a_pipe(_: bytes) -> int:
+    """No memory file at all."""
+    reader, writer = os.pipe()
+    os.close(writer)
+    return reader
+
+
 pytestmark = NEEDS_POSTFIX
 
 ODD: dict[str, tuple[Callable[[bytes], int], str]] = {
@@ -42,6 +58,19 @@ ODD: dict[str, tuple[Callable[[bytes], int], str]] = {
         lambda data: handover.seal(data[:-1]),
         r"hand-over from process \d+ refused: its length is wrong",
     ),
+    "long": (
+        lambda data: handover.seal(data + bytes(handover.LONGEST)),
+        r"hand-over from process \d+ refused: it is no message of this program",
+    ),
+    "old": (
+        lambda data: at_time(data, -2 * handover.LONGEST_WAIT),
+        r"hand-over from process \d+ refused: its time is implausible",
+    ),
+    "from the future": (
+        lambda data: at_time(data, 2 * handover.CLOCK_SLACK),
+        r"hand-over from process \d+ refused: its time is implausible",
+    ),
+    "no file": (a_pipe, r"hand-over from process \d+ refused: it is no memory file"),
 }
 
 
