@@ -200,7 +200,7 @@ def inode_of(file: StoreFile) -> int | None:
 def check_identity(file: StoreFile) -> None:
     """Raise StoreError unless the two files that were made are in place, and undamaged."""
     mark = file.mark
-    if mark.is_damaged:
+    if mark.is_damaged or not mark.inode:  # the janitor has said why
         raise StoreLost
     try:
         status = os.stat(file.name, dir_fd=file.directory, follow_symlinks=False)
