@@ -48,6 +48,8 @@ class Departure:
         self._drain: Drain | None = None  # None: it accepts connections
         self._bridge = NO_BRIDGE  # to a successor, while it may call
         self._is_called = False
+        self.is_replaced = False
+        """A successor looks after the session files: only clients' requests touch them here."""
         self.is_due = False
         """A drain begins at the end of this iteration."""
         self.stops = False
@@ -105,6 +107,7 @@ class Departure:
     def _begin(self, is_reload: bool, bridge_fd: int) -> None:
         """Accept no more, unless a successor calls; at a reload make no more ticket keys."""
         if is_reload:
+            self.is_replaced = True
             self._inherited.ticket_keys.freeze()
         if self._drain is None:
             self._drain = Drain(time.monotonic())

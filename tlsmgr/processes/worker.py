@@ -188,7 +188,7 @@ class Worker:
         Also try again to open a session file that could not be opened, and note how full each is.
         """
         self._next_check = now + CHECK_INTERVAL
-        if not self._context.files_blocked[0]:
+        if not (self._context.files_blocked[0] or self._departure.is_replaced):
             for cache in self._context.caches:
                 cache.reopen()
                 cache.note_usage()
