@@ -70,7 +70,6 @@ def test_tickets_and_sessions_stay(postfix: PostfixInstance) -> None:
     assert len(postfix.log_lines(r"/smtp\[.*[Rr]eusing old session")) == 1
 
 
-@pytest.mark.parametrize("postfix", [True], ids=["jail"], indirect=True)
 def test_busy_clients_lose_no_second(postfix: PostfixInstance) -> None:
     """In three reloads, until the last of the workers before has gone."""
     path = str(postfix.socket)
