@@ -5,6 +5,7 @@
 # use_venv EXTRAS     Have $root/.venv hold what setup.cfg requires ("" or with "[test]"). When it
 #                     is ready, this starts no process. Else it is made or repaired.
 # check_venv EXTRAS   The same, and every package is imported once (0.3 s).
+# use_tools DIRECTORY Have $python be a new environment in DIRECTORY, made with $base.
 # any_python          Set $python to an interpreter, with or without the packages.
 # print_version       Print the script's name and the version.
 # run ARGUMENTS       Become the program that this script stands for.
@@ -183,6 +184,14 @@ create() {
     }
     own_tmp=
     fresh=yes
+}
+
+use_tools() { # DIRECTORY
+    own_tmp=yes
+    mkdir -p -- "$root/.venv/tmp"
+    clean "$base" -I -m venv --clear "$1" >/dev/null 2>&1 ||
+        die "$base lacks its venv module (on Debian: apt-get install python3-venv)"
+    python=$1/bin/python
 }
 
 fetch() { # LOG NAME-OF-LOCK ...

@@ -32,14 +32,8 @@ class SmallCheckout:
             script.write_text(script.read_text().replace("/usr/bin/python3", str(quick)))
         (root / "tlsmgr").symlink_to(CHECKOUT / "tlsmgr")
         wheel = root / "thing-1-py3-none-any.whl"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr("thing.py", "")
-            archive.writestr("thing_later.py", "")  # which an import of thing does not need
-            info = "thing-1.dist-info"
-            archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1\n")
-            tag = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            archive.writestr(f"{info}/WHEEL", tag)
-            archive.writestr(f"{info}/RECORD", "")
+        # thing_later is what an import of thing does not need
+        write_wheel(wheel, {"thing.py": "", "thing_later.py": ""})
         for lock in self.locks.iterdir():
             lock.write_text("")
         self.require(wheel)
@@ -107,6 +101,20 @@ class SmallCheckout:
             )
             return run.stdout == f"{self.root}/tlsmgr/__init__.py\n"
         return False
+
+
+def write_wheel(path: Path, files: Mapping[str, str]) -> None:
+    """Write a wheel that pip can install; its name is that of the path."""
+    name, version, *_ = path.name.split("-")
+    info = f"{name}-{version}.dist-info"
+    tag = "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in files.items():
+            archive.writestr(file, text)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(f"{info}/WHEEL", tag)
+        archive.writestr(f"{info}/RECORD", "")
 
 
 def quick_python(directory: Path, made: SmallCheckout) -> Path:

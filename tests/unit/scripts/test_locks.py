@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import runpy
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from support.checkout import CHECKOUT
+from support.small_checkout import SmallCheckout, write_wheel
 
 LOCK = runpy.run_path(str(CHECKOUT / "scripts/package/lock.py"))
 GROUPS = LOCK["groups"]()
@@ -21,6 +23,24 @@ entries: Callable[[dict[str, Any]], list[str]] = LOCK["entries"]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 WITHOUT_WHEEL = {("posix-ipc", "3.14")}
+
+# A stand-in for the package uv: it chooses version 1 of whatever is wanted.
+STAND_IN = """\
+import os
+
+def find_uv_bin():
+    tool = os.path.join(os.path.dirname(__file__), "tool.sh")
+    os.chmod(tool, 0o755)
+    return tool
+"""
+CHOOSE_VERSION_1 = """\
+#!/bin/sh
+while [ $# -gt 1 ]; do
+    [ "$1" != --output-file ] || target=$2
+    shift
+done
+sed 's/.*/[[packages]]\\nname = "&"\\nversion = "1"/' "$1" >"$target"
+"""
 
 
 def text(group: str) -> str:
@@ -91,6 +111,24 @@ def test_only_files_of_supported_systems_are_noted() -> None:
         *(f"--hash=sha256:{letter}" for letter in "abc"),
         "--hash=sha256:d\n",
     ]
+
+
+def test_tlsmgr_lock_can_start_before_a_new_requirement_is_locked(tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own")
+    wheel = tmp_path / "uv-1-py3-none-any.whl"
+    write_wheel(wheel, {"uv/__init__.py": STAND_IN, "uv/tool.sh": CHOOSE_VERSION_1})
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (checkout.locks / "lock.lock").write_text(f"uv @ {wheel.as_uri()} --hash=sha256:{sha256}\n")
+    checkout.settings.write_text(
+        "[options]\ninstall_requires =\n    thing\n    novelty\n"
+        "[options.extras_require]\nlock =\n    uv\n"
+    )
+    done = subprocess.run(
+        [checkout.root / "scripts/tlsmgr-lock"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "run.lock: +novelty==1 +thing==1"
+    assert "\nnovelty==1\n" in (checkout.locks / "run.lock").read_text()
 
 
 @pytest.mark.long
