@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -87,3 +88,11 @@ def test_a_wheel_that_is_not_locked_is_refused(tmp_path: Path) -> None:
     done = stage(tmp_path, tmp_path / "tree")
     assert done.returncode == 1
     assert "thing-1-py3-none-any.whl is not a file of the lock file" in done.stderr
+
+
+def test_the_licence_of_each_locked_package_is_told() -> None:
+    told = (CHECKOUT / "scripts/package/deb/copyright").read_text()
+    for group in ("run", "metrics"):
+        lock = (CHECKOUT / f"scripts/locks/{group}.lock").read_text()
+        for name in re.findall("^([\\w-]+)==", lock, re.MULTILINE):
+            assert f"\nFiles: wheels/{name.replace('-', '_')}*\nCopyright: " in told
