@@ -35,6 +35,12 @@ _TABLE[RotateRequest] = lambda commands, request: iter([1 // 0])
 AT_ONCE = (
     "from tlsmgr.processes import auxiliaries\nauxiliaries.YOUNG = 0.0"  # is a successor forked
 )
+NO_PRIORITIES = """
+import os
+def nice(step):
+    raise PermissionError(1, "Operation not permitted")
+os.nice = nice
+"""
 STRANGE = b"a b%\n\x1b[2J\xff"
 
 
@@ -274,3 +280,12 @@ def test_it_holds_no_other_descriptor(daemon: Daemon) -> None:
     targets = descriptors_of(control_process(daemon).pid).values()
     assert len([target for target in targets if target.startswith("socket:")]) == 1
     assert not [target for target in targets if re.search(r"urandom|prng_exch|scache", target)]
+
+
+def test_it_answers_where_the_system_lets_no_process_change_its_priority(
+    make_daemon: MakeDaemon,
+) -> None:
+    """As systemd's filter of system calls, or that of a container, may do."""
+    daemon = make_daemon(sabotage=NO_PRIORITIES)
+    assert status_of(daemon.socket_path)["state"] == "serving"
+    assert not re.search("panic|warning", daemon.log())

@@ -56,7 +56,8 @@ def main(
         setup.close_all_but(
             {listener.fileno(), parent_alive_fd, *log.descriptors()} | inherited.directories()
         )
-        os.nice(NICENESS)
+        with contextlib.suppress(OSError):  # a filter of system calls may refuse it
+            os.nice(NICENESS)
         inherited.pool.attach(slot)
         inherited.ticket_keys.attach(slot)
         Control(inherited, slot, listener, owner, facts).run(parent_alive_fd)
