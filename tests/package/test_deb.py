@@ -9,27 +9,11 @@ from pathlib import Path
 
 import pytest
 from support import debian_root
-from support.debian_root import DebianRoot
+from support.debian_root import CONFIGURE, SEND, DebianRoot
 
 pytestmark = pytest.mark.long
 
 MOST_SPACE = 60_000  # KiB
-CONFIGURE = """
-postconf -e maillog_file=/var/log/mail.log 'relayhost=[127.0.0.1]:10025' myhostname=a.test \\
-    smtp_tls_security_level=encrypt smtp_tls_loglevel=2
-postconf -M '10025/inet=10025 inet n - n - - smtpd'
-postconf -P 10025/inet/content_filter=discard: 10025/inet/smtpd_tls_security_level=encrypt
-"""
-SEND = """
-send() { # NUMBER: the mail that this is
-    echo text | sendmail -f root@a.test x@b.test
-    tries=0
-    until [ "$(grep -c 'postfix/smtp\\[.*status=sent' /var/log/mail.log)" -ge "$1" ]; do
-        [ $((tries += 1)) -lt 300 ] || { cat /var/log/mail.log; exit 1; }
-        sleep 0.1
-    done
-}
-"""
 INSTALL = "set -e; dpkg -i /tlsmgr.deb >/dev/null;"
 
 

@@ -32,6 +32,24 @@ for directory in $4; do mount --bind "$0/$directory" "$0/$directory"; done
 exec chroot "$0" /bin/sh -c "$2"
 """
 
+# Scripts for a root: let Postfix send its mail to itself over TLS; a command that sends a mail.
+CONFIGURE = """
+postconf -e maillog_file=/var/log/mail.log 'relayhost=[127.0.0.1]:10025' myhostname=a.test \\
+    smtp_tls_security_level=encrypt smtp_tls_loglevel=2
+postconf -M '10025/inet=10025 inet n - n - - smtpd'
+postconf -P 10025/inet/content_filter=discard: 10025/inet/smtpd_tls_security_level=encrypt
+"""
+SEND = """
+send() { # NUMBER: the mail that this is
+    echo text | sendmail -f root@a.test x@b.test
+    tries=0
+    until [ "$(grep -c 'postfix/smtp\\[.*status=sent' /var/log/mail.log)" -ge "$1" ]; do
+        [ $((tries += 1)) -lt 300 ] || { cat /var/log/mail.log; exit 1; }
+        sleep 0.1
+    done
+}
+"""
+
 
 @dataclass(frozen=True)
 class DebianRoot:
@@ -104,10 +122,10 @@ def make(path: Path) -> DebianRoot:
     return root
 
 
-def build(kind: str) -> Path:
-    """Build a package of this checkout; return its path."""
+def build(kind: str, checkout: Path = CHECKOUT) -> Path:
+    """Build a package of a checkout; return its path."""
     done = subprocess.run(
-        [CHECKOUT / "scripts/tlsmgr-package", kind],
+        [checkout / "scripts/tlsmgr-package", kind],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
