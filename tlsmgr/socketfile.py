@@ -80,6 +80,21 @@ def locked(directory: str, patience: float, refusal: str) -> Iterator[int]:
         os.close(descriptor)
 
 
+def is_locked(path: str) -> bool:
+    """Return whether another process holds a lock of flock(2) on the file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _lock(descriptor: int, directory: str, deadline: float, refusal: str) -> None:
     while True:
         try:

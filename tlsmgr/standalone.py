@@ -33,7 +33,7 @@ from tlsmgr.config import maillog_client
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.log import Fatal
 from tlsmgr.pidfile import pid_file
-from tlsmgr.socketfile import listening, locked, make_directory, remove_own
+from tlsmgr.socketfile import is_locked, listening, locked, make_directory, remove_own
 
 if TYPE_CHECKING:
     from tlsmgr.processes.parent import Parent
@@ -266,9 +266,11 @@ def _forbid_dumps() -> None:
 
 
 def _only_user_of(directory: str) -> contextlib.AbstractContextManager[int]:
-    """Return the lock of the data directory. Fatal on entry: another daemon has it."""
-    busy = f"another tlsmgr uses {directory}; -o data_directory=DIR gives this one its own"
-    return locked(directory, 0.0, busy)
+    """Return the lock of the data directory. Fatal: master(8) or another daemon has it."""
+    cure = "-o data_directory=DIR gives this one its own"
+    if is_locked(f"{directory}/master.lock"):
+        raise Fatal(f"a running Postfix uses {directory}; {cure}")
+    return locked(directory, 0.0, f"another tlsmgr uses {directory}; {cure}")
 
 
 def _absolute(path: str) -> str:

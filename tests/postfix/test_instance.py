@@ -14,6 +14,7 @@ import psutil
 import pytest
 from support import postfix_instance
 from support.checkout import CHECKOUT
+from support.daemon_process import Daemon
 from support.postfix_instance import (
     PostfixInstance,
     StockTlsmgr,
@@ -23,6 +24,7 @@ from support.postfix_instance import (
     wait_until,
 )
 from support.postfix_sandbox import PostfixSandbox
+from support.standalone_program import fatal_line, run
 
 from tlsmgr.client import BadRequest, Client, Policy, TimedOut
 
@@ -188,3 +190,17 @@ def test_postfix_missing_tells_what(monkeypatch: pytest.MonkeyPatch) -> None:
     assert postfix_missing() == "Postfix is not installed"
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert postfix_missing() == "a private Postfix needs root"
+
+
+# Another daemon beside it
+
+
+def test_a_daemon_that_a_person_starts_leaves_its_data_directory_alone(idle: Daemon) -> None:
+    need_postfix()
+    with PostfixInstance() as postfix:
+        names = sorted(os.listdir(postfix.data))
+        line = fatal_line(run(idle, "-o", f"data_directory={postfix.data}"))
+        assert line == (
+            f"a running Postfix uses {postfix.data}; -o data_directory=DIR gives this one its own"
+        )
+        assert sorted(os.listdir(postfix.data)) == names
