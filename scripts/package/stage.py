@@ -27,6 +27,9 @@ HOME = Path("/usr/lib/tlsmgr")
 COMMANDS = {"tlsmgr-postfix": "sbin", "tlsmgr-start": "sbin", "tlsmgrctl": "bin"}
 GROUPS = ("run", "metrics")  # of scripts/locks
 TOOLS = ("environment.py", "run.py", "venv.sh", *(f"locks/{group}.lock" for group in GROUPS))
+PAGE = "tlsmgr.8"  # which is the name of Postfix's page in Debian 13 and Fedora
+PAGE_INSTALLED = "tlsmgr-prefork.8"
+POSTFIX_OWN = "own\n"  # before a reference to Postfix's page
 UNITS = "usr/lib/systemd/system"
 PROFILES = "usr/share/apparmor/extra-profiles"
 FILES = {  # of scripts/, and where they go
@@ -119,12 +122,20 @@ def contents(wheel: Path, locked: frozenset[str]) -> Iterator[tuple[str, bytes]]
 def pages(stage: Stage) -> None:
     """Lay out the manual pages, the completion, the units and the examples."""
     for page in sorted((ROOT / "man").glob("*.[1-8]")):
-        stage.copy(page, f"usr/share/man/man{page.suffix[1:]}/{page.name}")
+        name = PAGE_INSTALLED if page.name == PAGE else page.name
+        stage.write(f"usr/share/man/man{page.suffix[1:]}/{name}", renamed(page.read_text()))
     for unit in sorted((PARTS / "systemd").glob("*.[st]*")):
         stage.copy(unit, f"{UNITS}/{unit.name}")
     for name, target in FILES.items():
         stage.copy(ROOT / "scripts" / name, target)
     stage.write("usr/share/doc/tlsmgr/examples/tlsmgr.cf", example())
+
+
+def renamed(page: str) -> str:
+    """Return the text of a page, in which the page of the daemon has the name as installed."""
+    page = page.replace(".Dt TLSMGR 8\n", ".Dt TLSMGR-PREFORK 8\n")
+    page = page.replace("\n.Nm tlsmgr\n.Nd ", "\n.Nm tlsmgr ,\n.Nm tlsmgr-prefork\n.Nd ")
+    return re.sub(f"(?<!{POSTFIX_OWN})^\\.Xr tlsmgr 8", ".Xr tlsmgr-prefork 8", page, flags=re.M)
 
 
 def example() -> str:

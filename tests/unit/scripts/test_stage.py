@@ -60,7 +60,8 @@ def test_it_has_the_shape_of_a_checkout_that_is_ready(tree: Path) -> None:
 
 def test_all_pages_and_units_are_there(tree: Path) -> None:
     pages = {path.name for path in (tree / "usr/share/man").rglob("*.*")}
-    assert pages == {path.name for path in (CHECKOUT / "man").glob("*.[1-8]")}
+    ours = {path.name for path in (CHECKOUT / "man").glob("*.[1-8]")}
+    assert pages == ours - {"tlsmgr.8"} | {"tlsmgr-prefork.8"}
     units = {path.name for path in (tree / "usr/lib/systemd/system").iterdir()}
     assert {"tlsmgr.service", "tlsmgr.socket", "tlsmgr-metrics.service"} <= units
     assert "sysusers.conf" not in units
@@ -96,3 +97,17 @@ def test_the_licence_of_each_locked_package_is_told() -> None:
         lock = (CHECKOUT / f"scripts/locks/{group}.lock").read_text()
         for name in re.findall("^([\\w-]+)==", lock, re.MULTILINE):
             assert f"\nFiles: wheels/{name.replace('-', '_')}*\nCopyright: " in told
+
+
+def test_the_page_of_the_daemon_has_a_name_that_postfix_does_not_use(tree: Path) -> None:
+    """Debian 13 and Fedora have Postfix's page as man8/tlsmgr.8, and a file has one owner."""
+    pages = tree / "usr/share/man"
+    assert not list(pages.rglob("tlsmgr.8*"))
+    text = (pages / "man8/tlsmgr-prefork.8").read_text()
+    assert "\n.Dt TLSMGR-PREFORK 8\n" in text
+    assert "\n.Nm tlsmgr ,\n.Nm tlsmgr-prefork\n.Nd " in text
+    others = "".join(path.read_text() for path in pages.rglob("*.[1-8]"))
+    assert "\n.Xr tlsmgr-prefork 8" in others
+    assert set(re.findall(r"^(.*)\n\.Xr tlsmgr 8", others, re.MULTILINE)) == {
+        "as with Postfix's own"
+    }
