@@ -113,6 +113,7 @@ def test_only_files_of_supported_systems_are_noted() -> None:
     ]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tlsmgr-lock needs Python 3.11")
 def test_tlsmgr_lock_can_start_before_a_new_requirement_is_locked(tmp_path: Path) -> None:
     checkout = SmallCheckout(tmp_path / "own")
     wheel = tmp_path / "uv-1-py3-none-any.whl"
