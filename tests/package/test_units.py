@@ -53,6 +53,7 @@ grep '^postfix_tlsmgr_build_info' /tmp/metrics
 before=$(main_pid)
 dpkg -i /tlsmgr.deb >/dev/null
 echo "after the upgrade: $(ask)"
+[ "$(main_pid)" = "$before" ] && echo 'reload: in place'
 dpkg -P tlsmgr >/dev/null
 echo "state: $(systemctl is-active tlsmgr.socket tlsmgr.service tlsmgr-metrics.service | xargs)"
 echo "left: $(systemctl list-unit-files | grep -c tlsmgr)"
@@ -103,6 +104,7 @@ def test_the_units_in_a_booted_system(root: DebianRoot, tmp_path: Path) -> None:
     assert len(re.findall(r"^(?:seed|after the \w+): \S{44}$", said, re.MULTILINE)) == 3, said
     assert re.search(r"^tlsmgr \S+, pid \d+: serving$", said, re.MULTILINE), said
     assert "advance: done\n" in said
+    assert "reload: in place\n" in said, said
     assert "serving on unix:/run/tlsmgr-metrics/socket" in said
     assert "keys are derived from /run/credentials/tlsmgr.service/farm.secret" in said
     assert re.search(r'^postfix_tlsmgr_build_info.*config_directory="/etc/postfix"', said, re.M), (
