@@ -137,7 +137,7 @@ worker.handle = fail
     wait_for(lambda: len(daemon.worker_pids() & before) == 1, "death of one worker")
     wait_for_workers(daemon, 2, before - daemon.worker_pids())
     lines = "\n".join(daemon.lines())
-    assert "panic: ZeroDivisionError: integer division or modulo by zero" in lines
+    assert re.search("panic: ZeroDivisionError: .* by zero", lines)
     assert re.search(r"^panic:   .*worker\.py:\d+ in _serve$", lines, re.MULTILINE)
     assert re.search(r"^warning: worker pid \d+ exit status 1$", lines, re.MULTILINE)
     ask_all(daemon)
