@@ -150,7 +150,12 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
             context.counts[_BATCHES] += 1
             done[cache] = iter(cache.apply(mine, now))
             context.counts[_DROPPED] += cache.take_dropped()
-    return [_reply(change, next(done[cache])) for cache, change in deferred]
+    return [
+        (_DONE if next(done[cache]) else _NOT_DONE)
+        if type(change) is Change
+        else _reply(change, next(done[cache]))
+        for cache, change in deferred
+    ]
 
 
 def _reply(change: Change | Take, done: bool) -> bytes:
@@ -182,11 +187,13 @@ def _lookup(context: Context, request: Lookup, now: int) -> Reply:
     if cache is None:
         return _no_cache(context, request)
     found = None if context.files_blocked[0] else cache.lookup(cache_id, now)
-    if found is None:
-        if context.farm is not None and context.farm.may_ask(cache_type, cache_id):
-            return Remote(cache, cache_type, cache_id)
-        return _NOT_FOUND
-    return Deferred(cache, found) if isinstance(found, Take) else write_session(found)
+    if type(found) is bytes:
+        return write_session(found)
+    if isinstance(found, Take):
+        return Deferred(cache, found)
+    if context.farm is not None and context.farm.may_ask(cache_type, cache_id):
+        return Remote(cache, cache_type, cache_id)
+    return _NOT_FOUND
 
 
 def _update(context: Context, request: Update, now: int) -> Reply:

@@ -35,7 +35,6 @@ TAG_BYTES, NUMBER_BYTES, COUNTER_BYTES = 1, 4, 7  # of a nonce
 NONCE_BYTES = TAG_BYTES + NUMBER_BYTES + COUNTER_BYTES
 SAVED_BYTES = 5  # seconds since 1970, until the year 36812
 LENGTH_BYTES = 3
-_TAG_END = SAVED_BYTES + TAG_BYTES
 _BODY_AT = SAVED_BYTES + NONCE_BYTES
 
 
@@ -94,10 +93,10 @@ class Seal:
         older: Iterable[SealKey] = (),
     ) -> None:
         self._aead: AESGCM | None = None
-        self._by_tag = {bytes([tag]): AESGCM(key) for tag, key in older}
+        self._by_tag = {tag: AESGCM(key) for tag, key in older}
         if seal_key is not None:
             self._tag = bytes([seal_key.tag])
-            self._aead = self._by_tag[self._tag] = AESGCM(seal_key.key)
+            self._aead = self._by_tag[seal_key.tag] = AESGCM(seal_key.key)
         self._keyed_hash = blake2b(digest_size=DIGEST_BYTES, key=digest_key)
         self._nonces = nonces
 
@@ -107,10 +106,11 @@ class Seal:
         state.update(cache_id)
         return state.digest()
 
-    def encrypt(self, digest: bytes, serial: bytes, entry: Entry) -> bytes:
-        """Return the data of the record that has this digest and this serial."""
-        saved = entry.saved.to_bytes(SAVED_BYTES, "big")
-        body = len(entry.cache_id).to_bytes(LENGTH_BYTES, "big") + entry.cache_id + entry.session
+    def encrypt(self, digest: bytes, serial: bytes, entry: tuple[int, bytes, bytes]) -> bytes:
+        """Return the data of the record that has this digest and this serial, for an Entry."""
+        time, cache_id, session = entry
+        saved = time.to_bytes(SAVED_BYTES, "big")
+        body = len(cache_id).to_bytes(LENGTH_BYTES, "big") + cache_id + session
         if self._aead is None:
             return saved + body
         if self._nonces is None:
@@ -125,7 +125,7 @@ class Seal:
             body = data[SAVED_BYTES:]
         else:
             nonce, sealed = data[SAVED_BYTES:_BODY_AT], data[_BODY_AT:]
-            aead = self._by_tag.get(data[SAVED_BYTES:_TAG_END])
+            aead = self._by_tag.get(nonce[0]) if nonce else None
             if aead is None:
                 return None
             try:

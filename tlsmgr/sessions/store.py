@@ -255,8 +255,8 @@ class Batch:
         self._serial += 1
         return self._serial.to_bytes(SERIAL_BYTES, "big")
 
-    def put(self, record: Record) -> None:
-        """Store a record, the latest of all, in place of an older one with its digest."""
+    def put(self, record: tuple[bytes, bytes, bytes]) -> None:
+        """Store a Record, the latest of all, in place of an older one with its digest."""
         digest, serial, data = record
         self._changed += 2 * len(data) + PAGES_A_CHANGE * self._file.page_size
         way = self._txn.get(digest, None, self._places)
