@@ -38,10 +38,10 @@ _OPTION = re.compile(r"-o\s*(?:\{\s*)?([A-Za-z0-9_]+)\s*=\s*(.*)", re.DOTALL)
 
 def digests(conf: Configuration) -> dict[str, str]:
     """Return the digest of each part of the policy, by a name for the log."""
-    found = {}
-    for label, name, text in _settings(conf):
-        value = _expanded(text, conf.names)
-        found[label] = _digest(value.encode(errors="surrogateescape"))
+    found: dict[str, str] = {}
+    for label, name, value in _settings(conf):
+        before = found.get(label, "")  # of another line for a service of this name
+        found[label] = _digest((before + value).encode(errors="surrogateescape"))
         if value and name.endswith(("_CAfile", "_CApath")):
             found[f"the content of {label}"] = _digest(_content(value))
     return found
@@ -53,31 +53,39 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _settings(conf: Configuration) -> Iterator[tuple[str, str, str]]:
-    """Yield a name for the log, the parameter's name and its text, not expanded."""
-    for name, text in conf.names.items():
-        if _is_policy(name):
-            yield name, name, text
-    for service, name, text in _options(f"{conf.directory}/master.cf"):
-        if _is_policy(name):
-            yield f"{name} of {service} in master.cf", name, text
+    """Yield a name for the log, the parameter's name and its value."""
+    main = _policy(conf.names)
+    for name, value in main.items():
+        yield name, name, value
+    for service, options in _servers(f"{conf.directory}/master.cf"):
+        for name, value in _policy({**conf.names, **options}).items():
+            if name in options or value != main.get(name):
+                yield f"{name} of {service} in master.cf", name, value
+
+
+def _policy(names: Mapping[str, str]) -> dict[str, str]:
+    """Return the policy for a server with these parameters, expanded."""
+    return {name: _expanded(text, names) for name, text in names.items() if _is_policy(name)}
 
 
 def _is_policy(name: str) -> bool:
     return bool(_POLICY.match(name)) and not _NO_POLICY.match(name)
 
 
-def _options(path: str) -> Iterator[tuple[str, str, str]]:
-    """Yield service, name and text of each assignment in the lines of servers in master.cf."""
+def _servers(path: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the service and the assignments of each line of a server in master.cf."""
     for line in logical_lines(_content(path)):
         words = list(_words(decode(line.text)))
         if len(words) < _FIRST_ARGUMENT or words[_FIRST_ARGUMENT - 1] not in SERVERS:
             continue
+        options = {}
         arguments = iter(words[_FIRST_ARGUMENT:])
         for word in arguments:
             option = _OPTION.match(f"-o {next(arguments, '')}" if word == "-o" else word)
             if option is not None:
                 text = option[2].strip()
-                yield words[0], option[1], text.removesuffix("}").strip() if "{" in word else text
+                options[option[1]] = text.removesuffix("}").strip() if "{" in word else text
+        yield words[0], options
 
 
 def _words(text: str) -> Iterator[str]:

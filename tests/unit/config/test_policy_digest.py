@@ -31,6 +31,7 @@ submission inet n       -       y       -       -       smtpd
   -o smtpd_tls_security_level=encrypt
   -o { smtpd_tls_ask_ccert = $ask }
   -osmtpd_tls_req_ccert=no -v
+  -o smtpd_tls_auth_only=$mine -o mine=encrypt
 relay     unix  -       -       y       -       -       smtp -o smtpd_tls_ask_ccert=yes
 """
 
@@ -109,6 +110,22 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         replacing("master.cf", "req_ccert=no", "req_ccert=yes"),
         ["smtpd_tls_req_ccert of submission in master.cf"],
     ),
+    "a name of one's own there": (
+        replacing("master.cf", "mine=encrypt", "mine=may"),
+        ["smtpd_tls_auth_only of submission in master.cf"],
+    ),
+    "what main.cf refers to there": (
+        adding("master.cf", "smtps inet n - y - - smtpd -o level=encrypt"),
+        [f"{LEVEL} of smtps in master.cf"],
+    ),
+    "an option of another line for that name": (
+        replacing(
+            "master.cf",
+            "submission inet",
+            f"submission unix n - y - - smtpd -o {LEVEL}=may\nsubmission inet",
+        ),
+        [f"{LEVEL} of submission in master.cf"],
+    ),
     "an option that is gone": (
         replacing("master.cf", f"  -o {LEVEL}=encrypt\n", ""),
         [f"{LEVEL} of submission in master.cf"],
@@ -117,6 +134,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda place: (place / "master.cf").unlink(),
         [
             "smtpd_tls_ask_ccert of submission in master.cf",
+            "smtpd_tls_auth_only of submission in master.cf",
             "smtpd_tls_req_ccert of submission in master.cf",
             f"{LEVEL} of submission in master.cf",
         ],
