@@ -152,6 +152,20 @@ def test_a_reload_keeps_its_socket_and_tells_systemd(
     os.unlink(path)
 
 
+def test_a_reload_on_an_abstract_socket(make_daemon: MakeDaemon, directory: Path) -> None:
+    """ListenStream=@NAME: a name without a file, which has no directory and no owner."""
+    path = f"\0{directory}"
+    setup = f"passed.bind({path!r}); passed.listen()"
+    daemon = make_daemon("tlsmgr_worker_processes=1", sabotage=prelude(directory, setup))
+    assert daemon.socket_path == path
+    key = data_of(ask(path, tktkey()), b"keybuf")
+    for _ in range(2):
+        reload(daemon)
+        assert data_of(ask(path, tktkey()), b"keybuf") == key
+    assert daemon.stop() == 0
+    daemon.socket_path = ""  # there is no file to look for
+
+
 def test_the_watchdog_is_fed_while_it_serves(
     under_systemd: StartUnderSystemd, notices: Notices
 ) -> None:

@@ -54,13 +54,15 @@ def meet(listener: int) -> Met:
 
 
 def _is_trusted(parked: Parked, listener: int) -> bool:
-    """Return whether it is from root, or from who may replace the socket as well."""
+    """Return whether it is from root, our own user, or who may replace the socket as well."""
     here = socket(fileno=listener)
+    trusted = {0, os.geteuid()}
     try:
-        directory = here.getsockname().rpartition("/")[0] or "."
-        owner = os.stat(directory).st_uid
-        return parked.uid in (0, owner) and S_ISSOCK(os.fstat(parked.bridge).st_mode)
-    except (OSError, AttributeError):  # no bridge; another kind of socket
+        address = here.getsockname()
+        if isinstance(address, str):  # not an abstract name, which is bytes and has no directory
+            trusted.add(os.stat(address.rpartition("/")[0] or ".").st_uid)
+        return parked.uid in trusted and S_ISSOCK(os.fstat(parked.bridge).st_mode)
+    except OSError:  # no bridge
         return False
     finally:
         here.detach()

@@ -71,6 +71,43 @@ def test_a_call_without_clients(listener: socket.socket) -> None:
     close(workers)
 
 
+def expect_call(listener: socket.socket) -> None:
+    """A client that waits is met, and passed on to the old workers."""
+    successor, workers = make()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        leave(listener, successor)
+        close(successor)
+        met = meet(listener.fileno())
+        passed = answer(workers) or []
+        assert len(passed) == 1
+        assert met.clients == []
+        assert met.parked is not None
+        met.parked.close()
+    close(workers, *passed)
+
+
+def test_an_abstract_name_has_no_directory() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(f"\0tlsmgr-test-{os.getpid()}")
+        listener.listen(10)
+        expect_call(listener)
+
+
+def test_our_own_user_is_trusted_in_a_directory_of_another(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a socket in /run that systemd made."""
+    ours, make_parked = 12345, Parked.__init__
+
+    def from_us(self: Parked, message: int, bridge: int, pid: int, _uid: int) -> None:
+        make_parked(self, message, bridge, pid, ours)
+
+    monkeypatch.setattr(Parked, "__init__", from_us)
+    monkeypatch.setattr("tlsmgr.processes.bridge.os.geteuid", lambda: ours)
+    expect_call(listener)
+
+
 def test_a_message_that_is_dropped_ends_the_bridge(listener: socket.socket) -> None:
     """As stock does, and the kernel when the socket is closed."""
     successor, workers = make()
