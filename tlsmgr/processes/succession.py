@@ -26,12 +26,13 @@ from tlsmgr.processes import bridge, handover, parking
 from tlsmgr.processes.bridge import Met
 from tlsmgr.processes.handover import BadMessage, CacheMessage, Message, OtherLayout
 from tlsmgr.processes.inherited import CachePlan, Inherited
-from tlsmgr.processes.parking import NO_BRIDGE, Parked
+from tlsmgr.processes.parking import MOST_CONNECTIONS, NO_BRIDGE, Parked
 from tlsmgr.sessions.file import map_size_for
 
 ROOT = 0
 KEY_TIME = 20  # seconds for which a ticket key must last; a drain is shorter
 MOST_NAMES = 3  # of changed parameters in a log line
+MOST_REASONS = 10  # lines about refused messages at a start
 
 
 @dataclass
@@ -105,7 +106,8 @@ def receive(
     """Return the message that a predecessor left, and the clients that wait before it.
 
     ``owner`` is the user that may leave one, beside root; unless it is ``wanted``, it is dropped.
-    ``early`` is what the bootstrap has met. Of several messages the first good one counts.
+    ``early`` is what the bootstrap has met. Of several messages the first good one counts, of as
+    many as a backlog may hold: who leaves more and more of them must not hold up the start.
     """
     found = Arrivals()
     met = early or _meet(listeners)
@@ -113,19 +115,24 @@ def receive(
     if early is not None and met.parked is None:  # a worker of a killed parent may be late
         met = _meet(listeners)
         found.clients += met.clients
-    while met.parked is not None:
+    dropped = 0
+    while met.parked is not None and dropped + len(found.clients) < MOST_CONNECTIONS:
         try:
             found.message = _read(met.parked, (ROOT, owner), now) if wanted else None
         except BadMessage as error:
-            _refuse(met.parked, error)
+            if dropped < MOST_REASONS:
+                _refuse(met.parked, error)
             found.refused = True
         if found.message is not None:
             os.close(met.parked.message)
             found.bridge = met.parked.bridge
             return found
         met.parked.close()
+        dropped += 1
         met = _meet(listeners)
         found.clients += met.clients
+    if met.parked is not None:
+        met.parked.close()
     if not found.refused:
         reason = "nothing was handed over" if wanted else "tlsmgr_handover is off"
         log.info(f"starting with new keys: {reason}")
