@@ -110,7 +110,7 @@ def check(chosen: argparse.Namespace) -> None:
     conf = configuration(chosen.directory, chosen.overrides, state_directory(os.environ))
     facts = _facts(conf, chosen)
     daemon.check(conf, daemon.StartMode((), Identity(*me())))
-    sys.stdout.write(facts)
+    sys.stdout.buffer.write(os.fsencode(facts))  # a path may have any byte
 
 
 def start(chosen: argparse.Namespace) -> None:

@@ -154,6 +154,21 @@ def test_relative_paths_mean_the_same(
     assert list((idle.state / "s").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "name", [b"x\xff", "\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"a\nb"]
+)
+def test_directories_of_any_name(make_daemon: MakeDaemon, idle: Daemon, name: bytes) -> None:
+    """What is no text in any locale as well."""
+    state = idle.state / os.fsdecode(name)
+    state.mkdir()
+    arguments = ("--socket", f"{idle.state}/socket")
+    daemon = make_daemon(ONE, arguments=arguments, state=str(state))
+    key = key_of(daemon)
+    reload(daemon)
+    assert key_of(daemon) == key
+    assert complaints(daemon) == []
+
+
 def test_ten_reloads_leave_no_trace(make_daemon: MakeDaemon) -> None:
     """The same descriptors, environment, mask and limits as after the first start; no zombie."""
     daemon = make_daemon(ONE)

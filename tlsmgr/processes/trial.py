@@ -72,7 +72,7 @@ class Trial:
         return 1
 
     def _note_end(self, code: int) -> None:
-        text = os.pread(self._output, MOST_TEXT, 0).decode(errors="replace")
+        text = os.fsdecode(os.pread(self._output, MOST_TEXT, 0))
         if code != 0:
             self._end(_reason(text, code))
         elif not text.endswith(self._program.facts):
