@@ -174,6 +174,22 @@ def test_a_changed_policy_flushes(child: MasterChild) -> None:
     assert child.texts("warning") == []
 
 
+def test_who_comes_after_it_gets_nothing_from_before(
+    child: MasterChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smtpd(8) with the new policy would use a ticket key that it was given for all its life."""
+    monkeypatch.chdir(child.queue)  # where master(8) starts us
+    key = ask(str(child.socket), tktkey())
+    child.hang_up()
+    assert child.wait() == 0
+    child.main_cf["smtpd_tls_ask_ccert"] = "yes"
+    child.start()
+    with Connection(str(child.socket)) as connection:
+        assert connection.ask(lookup(b"smtpd", b"1 0")) == NO_SESSION
+        assert connection.ask(tktkey()) != key
+        assert connection.ask(lookup(b"smtp", b"1 0")) == found(b"0")
+
+
 def test_a_renewed_certificate_keeps_all(child: MasterChild) -> None:
     key = ask(str(child.socket), tktkey())
     child.main_cf["smtpd_tls_chain_files"] = "/etc/new.pem"

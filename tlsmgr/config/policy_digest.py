@@ -32,6 +32,7 @@ _POLICY = re.compile(r"(smtpd_|tlsproxy_)?tls_|(smtpd|tlsproxy)_(use|enforce)_tl
 _NO_POLICY = re.compile(
     r".*_((ec|d)?(cert|key)_file|chain_files|loglevel|session_cache_\w+)$|tls_random_"
 )
+_AUTHORITIES = ("_CAfile", "_CApath")
 _FIRST_ARGUMENT = 8  # of the fields of master.cf
 _OPTION = re.compile(r"-o\s*(?:\{\s*)?([A-Za-z0-9_]+)\s*=\s*(.*)", re.DOTALL)
 
@@ -42,9 +43,16 @@ def digests(conf: Configuration) -> dict[str, str]:
     for label, name, value in _settings(conf):
         before = found.get(label, "")  # of another line for a service of this name
         found[label] = _digest((before + value).encode(errors="surrogateescape"))
-        if value and name.endswith(("_CAfile", "_CApath")):
+        if value and name.endswith(_AUTHORITIES):
             found[f"the content of {label}"] = _digest(_content(value))
     return found
+
+
+def files(conf: Configuration) -> list[str]:
+    """Return the files that the policy is in, and the directories of certificates."""
+    authorities = [value for _, name, value in _settings(conf) if name.endswith(_AUTHORITIES)]
+    names = [f"{conf.directory}/main.cf", f"{conf.directory}/master.cf", *filter(None, authorities)]
+    return list(dict.fromkeys(names))
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,10 @@ of a bridge. As soon as the successor has the message it calls the old workers, 
 end: they accept again, and get the clients that it has met on the way. When the successor serves,
 or ends, its end closes, and they accept no more.
 
+It calls them only if no file of the TLS policy was changed since they read it (``state_of``).
+Otherwise clients wait for the successor: a smtpd(8) that runs by the new policy would keep, for all
+its life, a ticket key that it was given by an old worker.
+
 An old worker that is not called within CALL_TIME closes its listening sockets: there is no
 successor, or another program. The bootstrap calls ``meet`` before anything else is imported, so
 this module imports as little as ``parking``.
@@ -19,8 +23,13 @@ from stat import S_ISSOCK
 
 from tlsmgr.processes.parking import NOW, ONE, Parked, arrivals, receive, send
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 CALL_TIME = 1.0  # seconds for a successor to call
 CALL = b"!"
+LONGEST_STATE = 1 << 16  # bytes
 
 
 class Met:
@@ -33,11 +42,29 @@ class Met:
         self.clients = clients
 
 
-def make() -> tuple[int, int]:
-    """Return the descriptors of both ends: the successor's, and that of old workers."""
+def state_of(paths: Iterable[str]) -> bytes:
+    """Return what tells whether these files were changed: their paths, inodes, sizes and times."""
+    lines = []
+    for path in paths:
+        state = "none"
+        try:
+            found = os.stat(path)
+            state = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        except (OSError, ValueError):  # a path that can't be is no file either
+            pass
+        lines.append(f"{state}\t{path}")
+    return os.fsencode("\0".join(lines))[:LONGEST_STATE]
+
+
+def make(policy_files: bytes = b"") -> tuple[int, int]:
+    """Return the descriptors of both ends: the successor's, and that of old workers.
+
+    The former has the ``state_of`` the files of the TLS policy to read.
+    """
     ends = socketpair(AF_UNIX, SOCK_SEQPACKET)
     for end in ends:
         end.setblocking(False)
+    ends[1].send(policy_files)
     return ends[0].detach(), ends[1].detach()
 
 
@@ -71,8 +98,11 @@ def _is_trusted(parked: Parked, listener: int) -> bool:
 def _call(descriptor: int, clients: list[int]) -> list[int]:
     """Call the old workers, and pass the clients on; return those that they can't have."""
     end = socket(fileno=descriptor)
-    left = []
+    left = clients
     try:
+        if not _is_unchanged(receive(end, LONGEST_STATE, 0, NOW)[0]):
+            return left
+        left = []
         for client in clients:
             try:
                 send(end, CALL, client)
@@ -86,6 +116,12 @@ def _call(descriptor: int, clients: list[int]) -> list[int]:
     finally:
         end.detach()
     return left
+
+
+def _is_unchanged(state: bytes) -> bool:
+    """Return whether these files still have that state."""
+    lines = os.fsdecode(state).split("\0") if state else []
+    return state_of(line.partition("\t")[2] for line in lines) == state
 
 
 def answer(descriptor: int) -> list[int] | None:

@@ -176,7 +176,7 @@ class Departure:
             self._begin(True, NO_BRIDGE)
             return
         succession.prepare(self._inherited, int(time.time()))
-        successor_end, own_end = bridge.make()
+        successor_end, own_end = bridge.make(self._inherited.policy_files)
         self._begin(True, own_end)
         self._epoll.register(own_end, select.EPOLLIN)
         address = self._inherited.listeners[0].getsockname()

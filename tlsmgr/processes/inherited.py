@@ -69,6 +69,7 @@ class Inherited:
     client_timeout: int  # for half requests and replies that the client does not read
     hands_over: bool = False  # at a reload, keys and counts go to the successor
     policy: Mapping[str, str] = field(default_factory=dict)  # see config.policy_digest
+    policy_files: bytes = b""  # see bridge.state_of
     is_supervised: bool = False  # somebody holds the listening sockets and starts a successor
     farm: FarmPlan | None = None  # None: sessions are not shared with other hosts
     parent: int = field(default_factory=os.getpid)  # the process that makes this record

@@ -159,7 +159,7 @@ class Parent:
         self._wakeup_end, wakeup_fd = os.pipe()
         for descriptor in (wakeup_fd, self._wakeup_end):
             os.set_blocking(descriptor, False)
-        self._bridge_end, bridge_fd = bridge.make()
+        self._bridge_end, bridge_fd = bridge.make(self._inherited.policy_files)
         self._pipes = Pipes(parent_alive_fd, wakeup_fd, bridge_fd)
         self.watch(self._wakeup_end, lambda: signals.drain(self._wakeup_end))
 

@@ -24,6 +24,7 @@ from tlsmgr.latency import LatencyTable
 from tlsmgr.log import Fatal
 from tlsmgr.prng.drbg import SelfTestError
 from tlsmgr.prng.pool import EntropyError, Pool
+from tlsmgr.processes import bridge
 from tlsmgr.processes.inherited import CachePlan, Inherited
 from tlsmgr.processes.names import name_process as name_process
 from tlsmgr.processes.scoreboard import Scoreboard
@@ -179,6 +180,7 @@ def make_inherited(
         client_timeout=conf.seconds("ipc_timeout"),
         hands_over=conf.flag("tlsmgr_handover"),
         policy=policy_digest.digests(conf),
+        policy_files=bridge.state_of(policy_digest.files(conf)),
         is_supervised=is_supervised,
         farm=farm,
     )

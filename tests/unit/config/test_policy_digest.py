@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tlsmgr.config.load import load
-from tlsmgr.config.policy_digest import changes, digests
+from tlsmgr.config.policy_digest import changes, digests, files
 
 MAIN_CF = """\
 myhostname = mail.test
@@ -158,6 +158,18 @@ def test_what_changes_it(place: Path, case: str) -> None:
     before = digests_of(place)
     change(place)
     assert changes(before, digests_of(place)) == expected
+
+
+def test_where_it_is(place: Path) -> None:
+    adding("master.cf", "smtps inet n - y - - smtpd -o smtpd_tls_CAfile=/etc/other.pem")(place)
+    warnings: list[str] = []
+    assert files(load(str(place), warnings.append)) == [
+        f"{place}/main.cf",
+        f"{place}/master.cf",
+        f"{place}/ca.pem",
+        f"{place}/certs",
+        "/etc/other.pem",
+    ]
 
 
 def test_values_that_can_not_be_used(place: Path) -> None:

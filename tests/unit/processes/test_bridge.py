@@ -6,14 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.checkout import CHECKOUT
 from support.own_descriptors import own_descriptors
 
-from tlsmgr.processes.bridge import answer, make, meet
+from tlsmgr.processes.bridge import answer, make, meet, state_of
 from tlsmgr.processes.parking import Parked, park
 
 
@@ -106,6 +106,35 @@ def test_our_own_user_is_trusted_in_a_directory_of_another(
     monkeypatch.setattr(Parked, "__init__", from_us)
     monkeypatch.setattr("tlsmgr.processes.bridge.os.geteuid", lambda: ours)
     expect_call(listener)
+
+
+def test_nobody_is_called_when_a_file_of_the_policy_changed(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    """Nor when one has come or gone. The clients are the successor's."""
+    file, none = tmp_path / "main.cf", tmp_path / "a\tb"
+    file.write_text("1")
+    steps: list[Callable[[], object]] = [
+        lambda: file.write_text("22"),
+        file.unlink,
+        file.touch,
+        none.touch,
+    ]
+    for change in [None, *steps]:
+        successor, workers = make(state_of([str(file), str(none)]))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(listener.getsockname())
+            leave(listener, successor)
+            close(successor)
+            if change is not None:
+                change()
+            met = meet(listener.fileno())
+            passed = answer(workers) or []
+            assert (len(passed), len(met.clients)) == ((0, 1) if change else (1, 0))
+            assert met.parked is not None
+            met.parked.close()
+            assert answer(workers) is None
+        close(workers, *passed, *met.clients)
 
 
 def test_a_message_that_is_dropped_ends_the_bridge(listener: socket.socket) -> None:
