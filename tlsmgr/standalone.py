@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 ENDINGS = (signal.SIGTERM, signal.SIGINT)
 PROCESS_NAME = "tlsmgr"  # in ps(1), and in log lines
 USAGE_ERROR = 64  # sysexits(3), EX_USAGE
+STANDARD_ERROR = 2  # its descriptor
 PR_SET_DUMPABLE = 4  # prctl(2)
 
 CACHES = {
@@ -119,6 +120,7 @@ def start(chosen: argparse.Namespace) -> None:
     from tlsmgr.processes import bridge
 
     _forbid_dumps()
+    _open_standard_descriptors()
     kept = reexec.take(os.environ)
     early = bridge.meet(kept.listeners[0]) if kept else None
 
@@ -255,6 +257,13 @@ def _handle_early_signals() -> None:
     for number in ENDINGS:
         signal.signal(number, leave)
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP,))
+
+
+def _open_standard_descriptors() -> None:
+    """Have 0 to 2 open, so that no socket or file of ours becomes standard output or error."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= STANDARD_ERROR:
+        os.set_inheritable(descriptor, True)  # for a reload
+    os.close(descriptor)
 
 
 def _forbid_dumps() -> None:

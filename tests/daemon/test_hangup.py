@@ -169,6 +169,27 @@ def test_directories_of_any_name(make_daemon: MakeDaemon, idle: Daemon, name: by
     assert complaints(daemon) == []
 
 
+def test_a_start_with_closed_descriptors(make_daemon: MakeDaemon, idle: Daemon) -> None:
+    """Nothing else of the daemon becomes its standard output or error."""
+    close = (
+        f"{ANYWHERE}\nimport os\n"
+        "if '--check' not in sys.argv and 'TLSMGR_RELOAD' not in os.environ:\n"
+        "    os.closerange(0, 3)"
+    )
+    path = f"{idle.state}/socket"
+    daemon = make_daemon(ONE, arguments=("--socket", path), sabotage=close, start=False)
+    daemon.launch()
+    wait_for(lambda: os.path.exists(path), "a socket")
+    key = data_of(ask(path, tktkey()), b"keybuf")
+    for _ in range(2):
+        before = daemon.worker_pids()
+        daemon.send(signal.SIGHUP)
+        wait_for_workers(daemon.pid, before, 1)
+        assert data_of(ask(path, tktkey()), b"keybuf") == key
+    assert {descriptors_of(daemon.pid)[n] for n in range(3)} == {os.devnull}
+    assert daemon.stop() == 0
+
+
 def test_ten_reloads_leave_no_trace(make_daemon: MakeDaemon) -> None:
     """The same descriptors, environment, mask and limits as after the first start; no zombie."""
     daemon = make_daemon(ONE)
