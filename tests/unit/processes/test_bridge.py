@@ -71,6 +71,19 @@ def test_a_call_without_clients(listener: socket.socket) -> None:
     close(workers)
 
 
+def test_a_state_that_is_too_long_to_be_sent(listener: socket.socket) -> None:
+    successor, workers = make(bytes(1 << 24))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        leave(listener, successor)
+        close(successor)
+        met = meet(listener.fileno())
+        assert len(met.clients) == 1
+        assert met.parked is not None
+        met.parked.close()
+        close(workers, *met.clients)
+
+
 def expect_call(listener: socket.socket) -> None:
     """A client that waits is met, and passed on to the old workers."""
     successor, workers = make()
