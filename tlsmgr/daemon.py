@@ -40,6 +40,7 @@ from tlsmgr.processes import (
     master,
     once,
     setup,
+    signals,
     succession,
 )
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
@@ -255,7 +256,11 @@ def _run(
     duties: Duties,
     arrivals: Arrivals,
 ) -> tuple[int, ...] | None:
-    """Fork the janitor, enter the jail, and serve. Return what ``serve`` does."""
+    """Fork the janitor, enter the jail, and serve. Return what ``serve`` does.
+
+    A signal to stop waits for the parent's loop, which ends the children before the memory goes.
+    """
+    signals.block()
     workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
 
     def on_ready() -> None:

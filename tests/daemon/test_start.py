@@ -115,7 +115,11 @@ janitor_duties._locate = lambda *arguments: (time.sleep(2.5), locate(*arguments)
 
 @pytest.mark.parametrize("moment", ["locate", "enter_jail", "run"])
 def test_a_signal_during_the_start(make_daemon: MakeDaemon, moment: str) -> None:
-    """Nothing is left, whatever the daemon was doing."""
+    """Nothing is left, whatever the daemon was doing.
+
+    The shared memory says what files were made. It is cleared when no child can read it any more:
+    a janitor would take its files for lost ones.
+    """
     acts = {
         "locate": "parent.Parent.start_janitor",
         "enter_jail": "janitor_duties.jail.enter",
@@ -125,7 +129,17 @@ def test_a_signal_during_the_start(make_daemon: MakeDaemon, moment: str) -> None
         start=False,
         sabotage=f"""
 import os, signal
+from tlsmgr import log, shm
 from tlsmgr.processes import parent, janitor_duties
+wipe = shm.SharedMemory.wipe
+def wipe_alone(memory):
+    try:
+        if os.waitpid(-1, os.WNOHANG) == (0, 0):
+            log.error("a child is left")
+    except ChildProcessError:
+        log.info("no child is left")
+    wipe(memory)
+shm.SharedMemory.wipe = wipe_alone
 start, me = {acts[moment]}, os.getpid()
 def end(*arguments):
     if os.getpid() == me:
@@ -137,3 +151,5 @@ def end(*arguments):
     daemon.launch()
     assert daemon.wait() == 0
     wait_for(lambda: not daemon.processes(), "end of all processes")
+    assert "no child is left" in daemon.log()
+    assert "recreated empty" not in daemon.log()
