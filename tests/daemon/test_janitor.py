@@ -24,6 +24,18 @@ SLOW = """
 from tlsmgr.sessions import sweep
 sweep.SLICE_RECORDS, sweep.PAUSE = 10, 0.5
 """
+ORPHANED = """
+import os, signal, time
+from tlsmgr.processes import filewatch
+make_new = filewatch.FileWatch._make_new
+def orphaned(*arguments):
+    parent = os.getppid()
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    return make_new(*arguments)
+filewatch.FileWatch._make_new = orphaned
+"""
 ONE_CACHE = (
     "tlsmgr_worker_processes=1",
     "smtpd_tls_session_cache_database=",
@@ -86,6 +98,20 @@ def test_the_janitor_goes_with_the_parent(make_daemon: MakeDaemon) -> None:
     os.kill(daemon.pid, signal.SIGKILL)
     daemon.wait()
     wait_for(lambda: not daemon.processes(), "end of all processes", timeout=10)
+    assert exchange.read_bytes() != before
+
+
+def test_a_parent_that_goes_while_a_file_is_made_new(make_daemon: MakeDaemon) -> None:
+    """Nobody is left to hear of the new file. That is no defect, and the janitor ends as usual."""
+    daemon = make_daemon(*ONE_CACHE, sabotage=WATCHFUL + ORPHANED)
+    exchange = daemon.directory / "prng_exch"
+    wait_for(exchange.exists, "the exchange file")
+    before = exchange.read_bytes()
+    (daemon.directory / "smtp_scache.sessions").unlink()
+    assert daemon.wait() == -signal.SIGKILL
+    wait_for(lambda: not daemon.processes(), "end of all processes")
+    assert "smtp_scache.sessions was damaged or removed: recreated empty" in daemon.log()
+    assert "file watch failed" not in daemon.log()
     assert exchange.read_bytes() != before
 
 

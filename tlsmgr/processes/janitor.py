@@ -17,6 +17,7 @@ master(8) sends to the whole process group, is ignored. A defect is a traceback 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -201,7 +202,7 @@ class Janitor:
             self._inherited.caches,
             inherited.scoreboard,
             inherited.pool.extract,
-            lambda: link.send(Message(RENEWED)),
+            self._report_renewed,
         )
         self._jobs = Jobs()
 
@@ -225,6 +226,10 @@ class Janitor:
             ready = {descriptor for descriptor, _ in poll.poll(delay * 1000)}
         with self._duties.as_owner():
             self._exchange.save()
+
+    def _report_renewed(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the parent is gone: the loop sees it next
+            self._link.send(Message(RENEWED))
 
     def _add_jobs(self) -> None:
         """Add them in stock's order, but for the file watch (Postfix tlsmgr.c)."""
