@@ -1,5 +1,6 @@
 """The pool with workers that are killed: at each step of the section it guards, and at random."""
 
+import mmap
 import os
 import random
 import signal
@@ -130,11 +131,16 @@ def test_killed_at_each_step_of_the_section(name: str) -> None:
 
 
 class Crowd:
-    """Eight workers that draw seeds into files of their own, and are started again when killed."""
+    """Eight workers that draw seeds into files of their own, and are started again when killed.
+
+    They draw until ``end`` is called and each has its share of ``total``: all are at work when one
+    is killed, however long that takes.
+    """
 
     def __init__(self, pool: Pool, directory: Path, total: int) -> None:
         self._pool = pool
         self._quota = total // WORKERS
+        self._may_end = mmap.mmap(-1, 1)  # shared
         self._paths = {slot: directory / f"seeds{slot}" for slot in range(1, WORKERS + 1)}
         self._pids = {slot: self._start(slot) for slot in self._paths}
         self.lost = 0
@@ -143,15 +149,12 @@ class Crowd:
         return fork(partial(self._draw, slot))
 
     def _draw(self, slot: int) -> None:
-        """Draw seeds until the file has its share of them; a kill may cut the last one short."""
+        """Draw seeds into the file; a kill may cut the last one short."""
         self._pool.attach(slot)
         with open(self._paths[slot], "ab", buffering=0) as file:
             file.truncate(file.tell() // SEED * SEED)
-            left = self._quota - os.path.getsize(file.name) // SEED
-            while left > 0:
-                count = min(left, 50)
-                file.write(b"".join([self._pool.extract(SEED) for _ in range(count)]))
-                left -= count
+            while not self._may_end[0] or file.tell() // SEED < self._quota:
+                file.write(b"".join([self._pool.extract(SEED) for _ in range(50)]))
 
     def has_drawn(self, aim: float) -> bool:
         """Return whether `aim` seeds are in the files; do the parent's work meanwhile."""
@@ -163,19 +166,13 @@ class Crowd:
         self.settle()
         return self._pool.lock.settle(time.monotonic()) is Recovery.CLEAN
 
-    def _has_all(self, slot: int) -> bool:
-        path = self._paths[slot]
-        return path.exists() and path.stat().st_size >= self._quota * SEED
-
-    def kill_one(self, dice: random.Random) -> bool:
-        """Kill one that is at work, if any is, recover as the parent does, and start it again."""
-        at_work = [slot for slot in self._pids if not self._has_all(slot)]
-        slot = dice.choice(at_work or list(self._pids))
+    def kill_one(self, dice: random.Random) -> None:
+        """Kill one at its work, recover as the parent does, and start it again."""
+        slot = dice.choice(list(self._pids))
         os.kill(self._pids[slot], signal.SIGKILL)
-        killed = reap(self._pids[slot]) == -signal.SIGKILL
+        assert reap(self._pids[slot]) == -signal.SIGKILL
         self._pool.lock.recover(slot, time.monotonic())
         self._pids[slot] = self._start(slot)
-        return killed
 
     def settle(self) -> None:
         """Do what the parent does at each turn of its loop."""
@@ -188,45 +185,44 @@ class Crowd:
             self._pids = {slot: self._start(slot) for slot in self._pids}
 
     def end(self) -> list[int]:
-        """Wait for the end of all; return the first 8 bytes of each seed as a number."""
+        """Let all end, and wait; return the first 8 bytes of each seed as a number."""
+        self._may_end[0] = 1
         wait_for(self._is_settled, "no doubt about the lock")
         assert [reap(pid, 600) for pid in self._pids.values()] == [0] * WORKERS
         drawn = b"".join(path.read_bytes() for path in self._paths.values())
         return memoryview(drawn).cast("Q")[:: SEED // 8].tolist()
 
 
-def draw_with_kills(pool: Pool, directory: Path, total: int, kills: int) -> int:
-    """Draw `total` seeds with `kills` kills spread over the work; return the number of kills.
+def draw_with_kills(pool: Pool, directory: Path, total: int, kills: int) -> None:
+    """Draw at least `total` seeds with `kills` kills spread over the work.
 
     No two may be the same in their first 8 bytes, which happens by chance in one of 10**6 runs
     with 5,000,000 seeds.
     """
     dice = random.Random(total)
     crowd = Crowd(pool, directory, total)
-    killed = 0
     for number in range(kills):
         aim = total * (number + dice.random()) / kills
         wait_for(lambda aim=aim: crowd.has_drawn(aim), f"{aim:.0f} seeds", 600)  # type: ignore[misc]
-        killed += crowd.kill_one(dice)
+        crowd.kill_one(dice)
     seeds = crowd.end()
-    assert len(seeds) == total
-    assert len(set(seeds)) == total
+    assert len(seeds) >= total
+    assert len(set(seeds)) == len(seeds)
     assert value(pool.lock) == 1
-    return killed
 
 
 def test_no_seed_twice(tmp_path: Path) -> None:
     pool = Pool(SharedMemory(4096), WORKERS + 1)
-    assert draw_with_kills(pool, tmp_path, 200_000, 40) > 20
+    draw_with_kills(pool, tmp_path, 200_000, 40)
 
 
 def test_no_seed_twice_with_a_constant_kernel(tmp_path: Path) -> None:
     """State, time, pid and counter are enough, should the kernel's generator ever repeat."""
     pool = Pool(SharedMemory(4096), WORKERS + 1, bytes)
-    assert draw_with_kills(pool, tmp_path, 40_000, 20) > 10
+    draw_with_kills(pool, tmp_path, 40_000, 20)
 
 
 @pytest.mark.long
 def test_no_seed_twice_of_many(tmp_path: Path) -> None:
     pool = Pool(SharedMemory(4096), WORKERS + 1)
-    assert draw_with_kills(pool, tmp_path, 5_000_000, 500) > 400
+    draw_with_kills(pool, tmp_path, 5_000_000, 500)
