@@ -205,17 +205,17 @@ def test_busy_clients_lose_no_second(child: MasterChild) -> None:
     """32 of them, with the habits of Postfix's, while all workers are replaced three times."""
     path = str(child.socket)
     with SteadyClients(path, 32) as clients:
-        wait_until(lambda: clients.served > 500, PATIENCE)
+        wait_until(lambda: clients.served > 200, PATIENCE)
         first = set(child.group())
         (child.data / "smtp_scache.sessions").unlink()
         wait_until(lambda: child.texts("was damaged or removed"), PATIENCE)
         for end in (MasterChild.reload, kill_parent):
             served = clients.served
-            wait_until(lambda n=served: clients.served > n + 500, PATIENCE)  # type: ignore[misc]
+            wait_until(lambda n=served: clients.served > n + 200, PATIENCE)  # type: ignore[misc]
             end(child)
         wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
         served = clients.served
-        wait_until(lambda: clients.served > served + 500, PATIENCE)
+        wait_until(lambda: clients.served > served + 200, PATIENCE)
         assert not first & set(child.group())
     assert clients.failures == []
     assert clients.lost == 0

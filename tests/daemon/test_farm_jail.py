@@ -19,6 +19,10 @@ from support.raw_client import NO_SESSION, OK, found, lookup, update
 
 pytestmark = [NEEDS_POSTFIX, NEEDS_REDIS]
 SESSION = b"session" * 100
+REPLACED_SOON = """
+from tlsmgr.processes import auxiliaries, farm_keeper
+auxiliaries.LONGEST_PAUSE = farm_keeper.PAUSE = 0.2
+"""
 SHARED = "answers: sessions are shared"
 
 
@@ -41,6 +45,7 @@ def test_outside_of_the_jail_as_mail_owner(tmp_path: Path, redis: Redis) -> None
     password = write(tmp_path / "password", "word\n")
     child = MasterChild(
         options=("-l", "-t", "unix", "-V", "-u", "-c"),
+        prelude=REPLACED_SOON,
         tlsmgr_cf={
             "tlsmgr_worker_processes": "1",
             "tlsmgr_farm_secret_file": str(secret),

@@ -12,8 +12,8 @@ from support.daemon_process import Daemon, MakeDaemon, wait_for
 
 DIE_ONCE = """
 import os, signal
-from tlsmgr.processes import filewatch, janitor, parent, janitor_duties
-parent.LONGEST_PAUSE = 0.5
+from tlsmgr.processes import auxiliaries, filewatch, janitor, janitor_duties
+auxiliaries.LONGEST_PAUSE = 0.5
 def die_once():
     try:
         os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
