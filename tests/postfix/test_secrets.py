@@ -205,7 +205,7 @@ def test_nothing_is_left_after_a_stop(postfix: System) -> None:
         postfix.postfix("stop")
         assert postfix.stop() == []
     assert postfix.processes() == []
-    assert shared_memory_names() <= names
+    wait_until(lambda: shared_memory_names() <= names, PATIENCE)  # another test's go at once
     sealing = postfix.sealing_keys()
     found = Contents()
     found.look(postfix.directory, postfix.data, SHM)
