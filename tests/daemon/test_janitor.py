@@ -8,17 +8,13 @@ import time
 
 from support.cache_files import empty_all_branches
 from support.daemon_clients import send_all
-from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
+from support.daemon_process import REPLACED_SOON, WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.raw_client import NOT_DONE, OK, Connection, data_of, lookup, seed, update
 
 OFTEN = """
 from tlsmgr.sessions import sweep
 run = sweep.Sweep.run
 sweep.Sweep.run = lambda self, now: min(run(self, now), 0.1)
-"""
-REPLACED_SOON = """
-from tlsmgr.processes import restarts
-restarts.LONGEST_PAUSE = 0.1
 """
 SLOW = """
 from tlsmgr.sessions import sweep

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from support.daemon_clients import ask_all, serve_on
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import REPLACED_SOON, Daemon, MakeDaemon, wait_for
 
 DIE_ONCE = """
 import os, signal
-from tlsmgr.processes import auxiliaries, filewatch, janitor, janitor_duties
-auxiliaries.LONGEST_PAUSE = 0.5
+from tlsmgr.processes import filewatch, janitor, janitor_duties
 def die_once():
     try:
         os.close(os.open({flag!r}, os.O_CREAT | os.O_EXCL))
@@ -62,7 +61,7 @@ def test_a_janitor_that_dies(make_daemon: MakeDaemon, tmp_path: Path, moment: st
     flag = tmp_path / "flag"
     daemon = make_daemon(
         "tlsmgr_worker_processes=2",
-        sabotage=DIE_ONCE.format(flag=str(flag)) + MOMENTS[moment],
+        sabotage=REPLACED_SOON + DIE_ONCE.format(flag=str(flag)) + MOMENTS[moment],
     )
     assert flag.exists()
     ask_all(daemon, 3)

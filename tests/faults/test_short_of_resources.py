@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.cache_files import MIB
 from support.daemon_clients import serve_on
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import REPLACED_SOON, Daemon, MakeDaemon, wait_for
 from support.fault_table import FaultTable
 from support.memory_groups import MemoryGroup, memory_group
 from support.raw_client import (
@@ -166,7 +166,7 @@ def group() -> Iterator[MemoryGroup]:
 
 def test_a_limit_of_memory(group: MemoryGroup, make_daemon: MakeDaemon, faults: FaultTable) -> None:
     """Of a control group: the kernel ends the largest process, and another one takes its place."""
-    daemon = make_daemon("tlsmgr_worker_processes=2")
+    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=REPLACED_SOON)
     half = update(b"smtp", b"half", bytes(2 * MIB))[: 2 * MIB]
     with (
         faults.under_load(daemon, "limit of memory, by control group", others_serve=False) as load,

@@ -34,6 +34,9 @@ _OPEN = (
 )
 WATCHFUL = "from tlsmgr.processes import filewatch; filewatch.WATCH_INTERVAL = 0.2\n"
 """Sabotage: the janitor looks at the session files ten times as often."""
+REPLACED_SOON = "from tlsmgr.processes import restarts; restarts.LONGEST_PAUSE = 0.1\n"
+"""Sabotage: a process that died young is replaced after that pause at most. Put it first: other
+modules import the value."""
 
 PROGRAM = ["-m", "tlsmgr.standalone"] if os.geteuid() == 0 else ["-c", _OPEN]
 """The daemon. Tests that are not run by root could not look at its descriptors and memory in /proc
