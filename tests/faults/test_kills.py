@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 from support.daemon_clients import keeps_sessions
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import REPLACED_SOON, Daemon, MakeDaemon, wait_for
 from support.fault_load import RETRY_PAUSE, Wait
 from support.fault_table import FaultTable
 from support.live_processes import named
@@ -60,7 +60,7 @@ def test_kills_while_files_are_lost(
     make_daemon: MakeDaemon, faults: FaultTable, rounds: int
 ) -> None:
     """Of workers that drain, that start, and of the janitor that makes the file again."""
-    daemon = make_daemon("tlsmgr_worker_processes=4")
+    daemon = make_daemon("tlsmgr_worker_processes=4", sabotage=REPLACED_SOON)
     dice = random.Random(rounds)
     name = daemon.directory / "smtp_scache.sessions"
     times: list[float] = []
