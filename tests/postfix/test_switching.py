@@ -24,6 +24,7 @@ from support.switching_systems import (
     make_farm,
     private,
     reload,
+    reload_to_postfixs_own,
     running,
     running_now,
     running_pid,
@@ -241,8 +242,7 @@ def test_a_checkout_that_broke_later_does_not_stop_disable(farm: Path, checkout:
         before = fields(system)
         assert switch(system, "enable", checkout=checkout).status == 0
         wrap_python(checkout, "exit 1\n")
-        reload(system)
-        assert answers(system)
+        reload_to_postfixs_own(system)
         shown = switch(system, "status", checkout=checkout)
         assert (shown.status, running(shown)) == (2, "tlsmgr"), shown.text
         assert "Postfix's own in place of ours: it died without a message" in shown.said[0]
@@ -259,8 +259,7 @@ def test_status_and_enable_after_a_repair(farm: Path, checkout: Path) -> None:
         module = checkout / "tlsmgr/service.py"
         good = module.read_text()
         append(checkout, "service.py", "1 / 0")
-        reload(system)
-        assert answers(system)
+        reload_to_postfixs_own(system)
         shown = switch(system, "status", checkout=checkout)
         assert shown.status == 2
         assert "in place of ours: ZeroDivisionError: division by zero (test" in shown.said[0]
@@ -345,8 +344,7 @@ def test_without_its_checkout_postfix_runs_its_own_and_disable_works(
         before = fields(system)
         assert switch(system, "enable", checkout=checkout).status == 0
         shutil.rmtree(checkout)
-        reload(system)
-        assert answers(system)
+        reload_to_postfixs_own(system)
         shown = switch(system, "status")
         assert (shown.status, running(shown)) == (2, "tlsmgr"), shown.text
         assert "cannot execute" in shown.said[0]

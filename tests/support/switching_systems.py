@@ -109,6 +109,12 @@ def reload(system: PostfixInstance) -> None:
     wait_until(lambda: before is None or running_pid(system) != before, 30)
 
 
+def reload_to_postfixs_own(system: PostfixInstance) -> None:
+    """Reload it, and wait until Postfix's own serves; workers of ours may answer at first."""
+    reload(system)
+    wait_until(lambda: answers(system) and running_now(system) == "tlsmgr", 30)
+
+
 def private(farm: Path, **options: object) -> PostfixInstance:
     """A system with that daemon_directory, not started."""
     return PostfixInstance(parameters={"daemon_directory": str(farm)}, **options)  # type: ignore[arg-type]
