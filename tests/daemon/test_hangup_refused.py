@@ -164,6 +164,7 @@ def test_check_says_what_a_start_would_use(idle: Daemon) -> None:
     )
     assert not idle.directory.exists()
     idle.start()
+    wait_for((idle.directory / "prng_exch").exists, "its last file")
     files = sorted(idle.directory.rglob("*"))
     again = run(idle, "--check")
     assert (again.returncode, again.stdout) == (0, result.stdout)
