@@ -11,6 +11,7 @@ from tlsmgr.latency import (
     BUCKETS,
     CHANGES,
     KINDS,
+    SAMPLES,
     SEEDS,
     STEPS,
     Histogram,
@@ -39,6 +40,7 @@ class Process:
         since = self.now
         self.now += microseconds / 1e6
         self.timer.note(step, since)
+        self.timer.publish()
 
 
 def make() -> tuple[LatencyTable, list[Process]]:
@@ -99,6 +101,18 @@ def test_requests_of_another_step_are_left_for_it() -> None:
     assert table.totals()["seed"].count == 5
 
 
+def test_times_are_published_together() -> None:
+    table, (_, worker, _) = make()
+    for number in range(1, 2 * SAMPLES + 2):
+        worker.counts[INDEX["lookup"]] += 1
+        worker.timer.note(AT_ONCE, worker.now - 10.5e-6)
+        worker.timer.note(SEEDS, worker.now)  # there was none
+        published = number // SAMPLES * SAMPLES
+        assert table.totals()["lookup"].count == published
+    worker.timer.publish()
+    assert filled(table.totals()["lookup"]) == {4: 2 * SAMPLES + 1}
+
+
 def test_requests_counted_before_the_timer_was_made_are_not_timed() -> None:
     """A slot of which the dead process's counters were not collected yet."""
     memory = SharedMemory(1 << 16)
@@ -106,6 +120,7 @@ def test_requests_counted_before_the_timer_was_made_are_not_timed() -> None:
     stats.row(1)[INDEX["seed"]] = 7
     timer = table.timer(1, stats.row(1))
     timer.note(SEEDS, time.monotonic())
+    timer.publish()
     assert table.totals()["seed"].count == 0
 
 
@@ -146,5 +161,6 @@ def test_a_real_clock() -> None:
     since = time.monotonic()
     worker.counts[INDEX["seed"]] += 1
     timer.note(SEEDS, since - 0.001)
+    timer.publish()
     passed = (time.monotonic() - since) * 1e6 + 1000
     assert 1000 <= table.totals()["seed"].longest <= passed

@@ -50,6 +50,8 @@ class Departure:
         self._is_called = False
         self.is_replaced = False
         """A successor looks after the session files: only clients' requests touch them here."""
+        self.is_active = False
+        """Something of this has begun; until then there is nothing to ask here."""
         self.is_due = False
         """A drain begins at the end of this iteration."""
         self.stops = False
@@ -57,7 +59,7 @@ class Departure:
 
     def note_signal(self, *_: object) -> None:
         """Have the drain begin; the handler of DRAIN_SIGNAL."""
-        self.is_due = True
+        self.is_due = self.is_active = True
 
     def watch_parent(self) -> None:
         """Have ``handle`` called when the parent is gone."""
@@ -110,6 +112,7 @@ class Departure:
             self.is_replaced = True
             self._inherited.ticket_keys.freeze()
         if self._drain is None:
+            self.is_active = True
             self._drain = Drain(time.monotonic())
             self._listeners.ignore()
             self._bridge = bridge_fd
@@ -154,7 +157,7 @@ class Departure:
         ending = self._inherited.scoreboard.ending[0]
         self._epoll.unregister(self._pipes.parent_alive_fd)
         if ending == STOPPING or (ending == RUNNING and not self._inherited.is_supervised):
-            self.stops = True
+            self.stops = self.is_active = True
         elif ending == RUNNING:
             self._replace_parent()
         elif self._drain is None or self._bridge == self._pipes.bridge_fd:

@@ -59,7 +59,8 @@ class Listeners:
         self._epoll = epoll
         self._sockets = sockets
         self._by_fd = {listener.fileno(): _Listener(listener) for listener in sockets}
-        self._paused_until = 0.0  # time.monotonic(); 0: accepting
+        self.paused_until = 0.0
+        """Of time.monotonic(); 0 while connections are accepted."""
         self._gave_way = False  # since it accepted last
 
     def __contains__(self, fd: int) -> bool:
@@ -67,26 +68,26 @@ class Listeners:
 
     def timeout(self, now: float, longest: float) -> float:
         """Return the seconds until ``resume`` has something to do, at most ``longest``."""
-        if not self._paused_until:
+        if not self.paused_until:
             return longest
-        return min(longest, max(0.0, self._paused_until - now))
+        return min(longest, max(0.0, self.paused_until - now))
 
     def listen(self) -> None:
         """Register the sockets: the epoll object reports connections from now on."""
         for fd in self._by_fd:
             self._epoll.register(fd, _EVENTS)
-        self._paused_until = 0.0
+        self.paused_until = 0.0
 
     def resume(self, now: float) -> None:
         """Listen again when the pause is over at ``now`` (time.monotonic())."""
-        if self._paused_until and now >= self._paused_until:
+        if self.paused_until and now >= self.paused_until:
             self.listen()
 
     def ignore(self) -> None:
         """Leave all further connections to others."""
-        if not self._paused_until:
+        if not self.paused_until:
             self._pause(math.inf)
-        self._paused_until = math.inf
+        self.paused_until = math.inf
 
     def take_all(self) -> Iterator[int]:
         """Yield all connections that wait: the kernel may have woken this worker alone for them."""
@@ -114,7 +115,7 @@ class Listeners:
 
         With a burst of one, this worker stays where it is in the kernel's queue.
         """
-        if self._paused_until:  # since the event came
+        if self.paused_until:  # since the event came
             return
         self._gave_way = False
         listener = self._by_fd[fd]
@@ -135,7 +136,7 @@ class Listeners:
 
     def rearm(self) -> None:
         """Register again, so that connections that another worker did not take are reported."""
-        if not self._paused_until:
+        if not self.paused_until:
             for fd in self._by_fd:
                 self._queue_up(fd)
 
@@ -147,4 +148,4 @@ class Listeners:
     def _pause(self, until: float) -> None:
         for fd in self._by_fd:
             self._epoll.unregister(fd)
-        self._paused_until = until
+        self.paused_until = until

@@ -111,12 +111,13 @@ class Worker:
         """Serve until the parent or a signal ends it."""
         self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
         self._wake_parent()
-        while not (self._stopping or self._departure.is_done(self._connections)):
+        while not (self._stopping or self._is_departed()):
             self._iterate(self._timeout())
         self._listeners.ignore()
         if self._farm is not None:
             self._farm.give_up()
         self._iterate(0.0)
+        self._timer.publish()
         self._connections.close_all()
         for cache in self._context.caches:
             cache.close()
@@ -137,10 +138,15 @@ class Worker:
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
+    def _is_departed(self) -> bool:
+        return self._departure.is_active and self._departure.is_done(self._connections)
+
     def _timeout(self) -> float:
         """Return how many seconds to wait for events."""
         if self._replies.unread:
             return 0.0
+        if not (self._listeners.paused_until or self._departure.is_active or self._farm):
+            return BEAT_INTERVAL
         now, longest = time.monotonic(), BEAT_INTERVAL
         if self._farm is not None and self._farm.is_busy:
             longest = min(longest, self._farm.seconds_left(now))
@@ -151,8 +157,10 @@ class Worker:
         events = self._epoll.poll(timeout)
         now = time.monotonic()
         self._inherited.scoreboard.beat(self._slot, now, len(self._connections))
-        self._listeners.resume(now)
-        self._departure.note_events(events, now)
+        if self._listeners.paused_until:
+            self._listeners.resume(now)
+        if self._departure.is_active:
+            self._departure.note_events(events, now)
         if self._replies.unread:
             self._resume(now)
         self._serve(events, now)
@@ -192,6 +200,7 @@ class Worker:
             for cache in self._context.caches:
                 cache.reopen()
                 cache.note_usage()
+        self._timer.publish()
         self._listeners.rearm()
         for connection in self._connections.timed_out(now - self._inherited.client_timeout):
             self._warn("timeout", f"timeout on {self._inherited.source}")

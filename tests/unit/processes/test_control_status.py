@@ -210,6 +210,7 @@ def test_latency(daemon: Inherited) -> None:
     timer._clock = lambda: 10.0
     counts[INDEX["seed"]] += 4
     timer.note(SEEDS, 10.0 - 100.5e-6)
+    timer.publish()
     latency = status_of(daemon).latency["seed"]
     assert (latency.count, latency.max_us, latency.sum_us) == (4, 100, 400)
     assert latency.p50_us == 96.0
