@@ -72,6 +72,7 @@ def test_status(daemon: Daemon) -> None:
         connection.ask(delete(b"smtpd", b"none"))
         key = data_of_reply(connection.ask(tktkey()), b"keybuf")
         wait_for(lambda: status_of(daemon.socket_path)["caches"]["smtp"]["entries"], "its entry")
+        wait_for(lambda: parse(status_of(daemon.socket_path)).latency["tktkey"].count, "the times")
         status = parse(status_of(daemon.socket_path))
     assert (status.state, status.reasons) == ("serving", ())
     assert status.pid == daemon.pid
@@ -131,7 +132,7 @@ def test_counts_of_dead_workers_are_kept(daemon: Daemon) -> None:
     with Connection(daemon.socket_path) as connection:
         expect_seed(connection, 32)
         connection.ask(lookup(b"smtp", b"none"))
-        # A worker notes the time of a reply after it has sent it.
+        # A worker adds the times of its replies to the histograms once a second.
         wait_for(
             lambda: parse(status_of(daemon.socket_path)).latency["lookup"].count == 1,
             "the time of the lookup",

@@ -10,7 +10,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.checkout import CHECKOUT
-from support.daemon_process import Daemon, MakeDaemon
+from support.daemon_process import Daemon, MakeDaemon, wait_for
 
 from tlsmgr.client import Client
 from tlsmgr.ctl import top_view
@@ -41,6 +41,12 @@ def serve(daemon: Daemon) -> None:
         assert client.lookup("smtp", b"id") == b"session"
         assert client.lookup("smtp", b"other") is None
         assert client.ticket_key() is not None
+    # A worker adds the times of its replies to the histograms once a second.
+    wait_for(lambda: is_timed(status_of(daemon)), "the times of all requests")
+
+
+def is_timed(status: Status) -> bool:
+    return all(times.count == status.counters[kind] for kind, times in status.latency.items())
 
 
 def status_of(daemon: Daemon) -> Status:
