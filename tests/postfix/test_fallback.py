@@ -220,7 +220,7 @@ def test_a_death_in_service_is_no_failed_start(enabled: PostfixInstance, checkou
     os.kill(before, signal.SIGKILL)
     # Its workers may still answer.
     wait_until(lambda: answers(enabled) and running_pid(enabled) not in (before, None), 30)
-    assert running_now(enabled) == NAME
+    wait_until(lambda: running_now(enabled) == NAME, 30)  # a shell starts it
     wait_until(lambda: (enabled.queue / NOTE).stat().st_size == 0, 30)
     assert len(enabled.log_lines("does not start")) == warned
 
