@@ -172,7 +172,8 @@ def test_a_defect_in_a_worker_is_a_traceback_in_the_log(jailed: MasterChild) -> 
     jailed.wait_log(r"worker pid \d+ exit status 1$")
     lines = [line for line in jailed.texts("panic:") if "StaleReaders" not in line]
     assert "panic: RuntimeError: raised on purpose" in lines
-    assert "panic: RuntimeError: raised on purpose" in jailed.log_file.read_text()
+    text = "panic: RuntimeError: raised on purpose"
+    wait_until(lambda: text in jailed.log_file.read_text(), PATIENCE)  # it follows
     assert any(re.search(r"panic:   \S+/service\.py:\d+ in _lookup$", line) for line in lines)
     assert any(re.search(r"panic:   \S+/prelude\.py:\d+ in faulty_lookup$", line) for line in lines)
     with Connection(str(jailed.socket)) as connection:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 
 from tlsmgr import log
 
-ACCEPT_BURST = 16  # connections accepted before the clients at hand are served
+ACCEPT_BURST = 4  # connections accepted before the clients at hand are served
 LAST_BURST = 100  # connections accepted at most before the socket is closed
 ACCEPT_PAUSE = 1.0  # seconds without accepting when descriptors have run out
 STEP_BACK = 0.002  # seconds in which another worker may take a connection
