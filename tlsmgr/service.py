@@ -150,12 +150,7 @@ def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> 
             context.counts[_BATCHES] += 1
             done[cache] = iter(cache.apply(mine, now))
             context.counts[_DROPPED] += cache.take_dropped()
-    return [
-        (_DONE if next(done[cache]) else _NOT_DONE)
-        if type(change) is Change
-        else _reply(change, next(done[cache]))
-        for cache, change in deferred
-    ]
+    return [_reply(change, next(done[cache])) for cache, change in deferred]
 
 
 def _reply(change: Change | Take, done: bool) -> bytes:

@@ -1,11 +1,11 @@
 """policy_digest - the TLS policy of Postfix's SMTP server, as digests that two starts compare.
 
-In Postfix up to 3.11 a session of smtpd(8) can be resumed whatever its configuration is by then, so
-an admin who tightens the rules for client certificates counts on a reload to end all sessions. The
-policy is every parameter of main.cf that is for TLS in servers, expanded, the same in -o options of
-smtpd(8) and tlsproxy(8) in master.cf, and the certificates of the CAs. Certificate, key and chain
-files are left out, as their renewal is the usual reason of a reload, and so are log levels and the
-settings of the session cache.
+A session of smtpd(8) can be resumed whatever its configuration is by then, so an admin who tightens
+the rules for client certificates counts on a reload to end all sessions. The policy is every
+parameter of main.cf that is for TLS in servers, expanded, the same in -o options of smtpd(8) and
+tlsproxy(8) in master.cf, and the certificates of the CAs. Certificate, key and chain files are left
+out, as their renewal is the usual reason of a reload, and so are log levels and the settings of the
+session cache.
 
 Reads master.cf and the CA files, as root, at the start. What can't be read or expanded counts as it
 is written; nothing is fatal or logged.
@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
+from typing import NamedTuple
 
 from tlsmgr.config.expand import Malformed, try_expand
 from tlsmgr.config.load import Configuration
@@ -37,22 +38,32 @@ _FIRST_ARGUMENT = 8  # of the fields of master.cf
 _OPTION = re.compile(r"-o\s*(?:\{\s*)?([A-Za-z0-9_]+)\s*=\s*(.*)", re.DOTALL)
 
 
-def digests(conf: Configuration) -> dict[str, str]:
-    """Return the digest of each part of the policy, by a name for the log."""
+class Policy(NamedTuple):
+    """The digest of each part, by a name for the log; and the files that the policy is in.
+
+    Among the files are the directories of certificates.
+    """
+
+    digests: dict[str, str]
+    files: list[str]
+
+
+def read(conf: Configuration) -> Policy:
+    """Return the policy. Looks at master.cf and the CA files."""
+    settings = list(_settings(conf))
+    authorities = [value for _, name, value in settings if value and name.endswith(_AUTHORITIES)]
+    files = [f"{conf.directory}/main.cf", f"{conf.directory}/master.cf", *authorities]
+    return Policy(_digests(settings), list(dict.fromkeys(files)))
+
+
+def _digests(settings: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for label, name, value in _settings(conf):
+    for label, name, value in settings:
         before = found.get(label, "")  # of another line for a service of this name
         found[label] = _digest((before + value).encode(errors="surrogateescape"))
         if value and name.endswith(_AUTHORITIES):
             found[f"the content of {label}"] = _digest(_content(value))
     return found
-
-
-def files(conf: Configuration) -> list[str]:
-    """Return the files that the policy is in, and the directories of certificates."""
-    authorities = [value for _, name, value in _settings(conf) if name.endswith(_AUTHORITIES)]
-    names = [f"{conf.directory}/main.cf", f"{conf.directory}/master.cf", *filter(None, authorities)]
-    return list(dict.fromkeys(names))
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,6 @@ its lookups, and what comes then is dropped. Runs in the farm process.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections import deque
 
@@ -35,9 +34,10 @@ class Outbox:
     def send(self) -> None:
         """Send as many as the socket takes; one that it never takes is dropped."""
         while self._waiting:
-            with contextlib.suppress(OSError):
-                try:
-                    self._end.send(self._waiting[0])
-                except BlockingIOError:
-                    return
+            try:
+                self._end.send(self._waiting[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
             self._size -= len(self._waiting.popleft())

@@ -156,6 +156,7 @@ def make_inherited(
     slots = Slots(worker_count(conf))
     encrypted = conf.flag("tlsmgr_session_encryption")
     timeouts = {cache.cache_type: cache.timeout for cache in settings}
+    policy = policy_digest.read(conf)
     return Inherited(
         memory=memory,
         pool=pool,
@@ -179,8 +180,8 @@ def make_inherited(
         source=f"{service_name} socket",
         client_timeout=conf.seconds("ipc_timeout"),
         hands_over=conf.flag("tlsmgr_handover"),
-        policy=policy_digest.digests(conf),
-        policy_files=bridge.state_of(policy_digest.files(conf)),
+        policy=policy.digests,
+        policy_files=bridge.state_of(policy.files),
         is_supervised=is_supervised,
         farm=farm,
     )

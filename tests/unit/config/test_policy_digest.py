@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tlsmgr.config.load import load
-from tlsmgr.config.policy_digest import changes, digests, files
+from tlsmgr.config.policy_digest import changes, read
 
 MAIN_CF = """\
 myhostname = mail.test
@@ -54,7 +54,7 @@ def digests_of(place: Path) -> dict[str, str]:
     warnings: list[str] = []
     conf = load(str(place), warnings.append)
     assert warnings == []
-    return digests(conf)
+    return read(conf).digests
 
 
 def replacing(name: str, old: str, new: str) -> Callable[[Path], object]:
@@ -163,7 +163,7 @@ def test_what_changes_it(place: Path, case: str) -> None:
 def test_where_it_is(place: Path) -> None:
     adding("master.cf", "smtps inet n - y - - smtpd -o smtpd_tls_CAfile=/etc/other.pem")(place)
     warnings: list[str] = []
-    assert files(load(str(place), warnings.append)) == [
+    assert read(load(str(place), warnings.append)).files == [
         f"{place}/main.cf",
         f"{place}/master.cf",
         f"{place}/ca.pem",
