@@ -61,16 +61,10 @@ def test_sessions_are_reused(cache_type: str, chroot: bool, kind: str) -> None:
         assert len(postfix.wait_log(r"/smtpd\[\d+\]: .*: " + smtpds_words, 2)) == 2
         version = "TLSv1.2" if "1.2" in kind else "TLSv1.3"
         assert len(postfix.log_lines(f"TLS connection established to .*: {version} ")) == 3
-        assert complaints(postfix) == []
+        assert postfix.complaints() == []
         for cache in ("smtpd", "smtp"):
             assert (postfix.data / f"{cache}_scache.sessions").exists()
         assert postfix.stop() == []
-
-
-def complaints(postfix: PostfixInstance) -> list[str]:
-    """All warnings and worse in the log, but for those about dropped lines."""
-    lines = postfix.log_lines("warning:|error:|fatal:|panic:")
-    return [line for line in lines if "log lines were dropped" not in line]
 
 
 # Many programs at once.

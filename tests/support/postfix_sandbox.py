@@ -151,6 +151,14 @@ class PostfixSandbox:
         """Return the log lines in which the regular expression is found."""
         return [line for line in self.log().splitlines() if re.search(pattern, line)]
 
+    def complaints(self) -> list[str]:
+        """Return the log lines of warnings and worse.
+
+        That a log line was dropped is none: it says only that this machine is busy.
+        """
+        lines = self.log_lines("warning:|error:|fatal:|panic:")
+        return [line for line in lines if not re.search(r"log lines? (was|were) dropped", line)]
+
     def wait_log(self, pattern: str, count: int = 1, timeout: float = 30.0) -> list[str]:
         """Wait for at least `count` such lines and return all of them. May raise TimeoutError."""
         try:
