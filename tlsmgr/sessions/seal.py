@@ -35,7 +35,7 @@ TAG_BYTES, NUMBER_BYTES, COUNTER_BYTES = 1, 4, 7  # of a nonce
 NONCE_BYTES = TAG_BYTES + NUMBER_BYTES + COUNTER_BYTES
 SAVED_BYTES = 5  # seconds since 1970, until the year 36812
 LENGTH_BYTES = 3
-_BODY_AT = SAVED_BYTES + NONCE_BYTES
+_TAG_END, _BODY_AT = SAVED_BYTES + TAG_BYTES, SAVED_BYTES + NONCE_BYTES
 
 
 class Entry(NamedTuple):
@@ -93,10 +93,10 @@ class Seal:
         older: Iterable[SealKey] = (),
     ) -> None:
         self._aead: AESGCM | None = None
-        self._by_tag = {tag: AESGCM(key) for tag, key in older}
+        self._by_tag = {bytes([tag]): AESGCM(key) for tag, key in older}
         if seal_key is not None:
             self._tag = bytes([seal_key.tag])
-            self._aead = self._by_tag[seal_key.tag] = AESGCM(seal_key.key)
+            self._aead = self._by_tag[self._tag] = AESGCM(seal_key.key)
         self._keyed_hash = blake2b(digest_size=DIGEST_BYTES, key=digest_key)
         self._nonces = nonces
 
@@ -124,12 +124,12 @@ class Seal:
         if self._aead is None:
             body = data[SAVED_BYTES:]
         else:
-            nonce, sealed = data[SAVED_BYTES:_BODY_AT], data[_BODY_AT:]
-            aead = self._by_tag.get(nonce[0]) if nonce else None
+            aead = self._by_tag.get(data[SAVED_BYTES:_TAG_END])
             if aead is None:
                 return None
             try:
-                body = aead.decrypt(nonce, sealed, digest + serial + saved)
+                nonce = data[SAVED_BYTES:_BODY_AT]
+                body = aead.decrypt(nonce, data[_BODY_AT:], digest + serial + saved)
             except (InvalidTag, ValueError):
                 return None
         end = LENGTH_BYTES + int.from_bytes(body[:LENGTH_BYTES], "big")

@@ -115,15 +115,14 @@ def _record(value: bytes) -> Record:
     return Record(value[SERIAL_BYTES:_HEAD_BYTES], value[:SERIAL_BYTES], value[_HEAD_BYTES:])
 
 
-def _find(txn: Transaction, file: LmdbFile, digest: bytes) -> tuple[bytes, bytes, Record] | None:
-    """Return place, age and record of ``digest``; None if there is none, or another digest's."""
+def _find(txn: Transaction, file: LmdbFile, digest: bytes) -> Record | None:
+    """Return the record of ``digest``; None if there is none, or another digest's."""
     records, places, _ = file.tables
     way = txn.get(digest, None, places)
     value = None if way is None else txn.get(way[:SERIAL_BYTES], None, records)
-    if way is None or value is None:
+    if value is None or value[SERIAL_BYTES:_HEAD_BYTES] != digest:
         return None
-    record = _record(value)
-    return (way[:SERIAL_BYTES], way[SERIAL_BYTES:], record) if record.digest == digest else None
+    return Record(digest, value[:SERIAL_BYTES], value[_HEAD_BYTES:])
 
 
 class Store:
@@ -152,11 +151,10 @@ class Store:
             txn = self._reading
             if txn is None:
                 txn = self._reading = self._file.begin()
-            found = _find(txn, self._file, digest)
+            return _find(txn, self._file, digest)
         except ERRORS as error:
             self.end_reading()
             raise store_error(error) from error
-        return found[2] if found is not None else None
 
     def end_reading(self) -> None:
         """Let go of the pages that reads have pinned: they can't be used again meanwhile."""
@@ -270,16 +268,15 @@ class Batch:
 
     def find(self, digest: bytes) -> Record | None:
         """Return the record stored under ``digest``, or None."""
-        found = _find(self._txn, self._file, digest)
-        return found[2] if found is not None else None
+        return _find(self._txn, self._file, digest)
 
     def remove(self, record: Record) -> bool:
         """Delete a record; return False when it was gone or replaced already."""
         found = _find(self._txn, self._file, record.digest)
-        if found is None or found[2].serial != record.serial:
+        way = self._txn.get(record.digest, None, self._places)
+        if found is None or found.serial != record.serial or way is None:
             return False
-        place, age, _ = found
-        return self._delete(age, place, record.digest)
+        return self._delete(way[SERIAL_BYTES:], way[:SERIAL_BYTES], record.digest)
 
     def evict(self) -> bool:
         """Delete the oldest record; return False when there is none."""
