@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.daemon_clients import ask
+from support.live_processes import descriptors_of
 from support.master_child import NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import (
@@ -155,6 +156,34 @@ setup.preload = slowly
             assert child.workers() == []
             flag.unlink()
             child.wait_until_ready()
+        wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
+        assert child.texts("warning|error|fatal|panic") == []
+
+
+def test_a_client_of_a_late_successor_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waited before the message, while old workers that gave up have other clients."""
+    with MasterChild(keeps_sockets=True) as child:
+        monkeypatch.chdir(child.queue)  # where master(8) starts us
+        child.wait_until_ready()
+        path = str(child.socket)
+        with Connection(path) as stays, socket.socket(socket.AF_UNIX) as before:
+            for worker in child.workers():
+                worker.suspend()
+            before.connect(path)
+            before.settimeout(PATIENCE)
+            child.hang_up()
+            assert child.wait() == 0
+            old = child.group()
+            for pid in old:
+                psutil.Process(pid).resume()
+            listener = f"socket:[{child.listener_inode}]"
+            wait_until(
+                lambda: all(listener not in descriptors_of(p).values() for p in old), PATIENCE
+            )
+            expect_seed(stays, 4)
+            child.start_successor()
+            assert before.recv(100) == ANNOUNCEMENT
+            expect_seed(stays, 4)
         wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
         assert child.texts("warning|error|fatal|panic") == []
 

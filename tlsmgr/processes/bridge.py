@@ -11,8 +11,10 @@ Otherwise clients wait for the successor: a smtpd(8) that runs by the new policy
 its life, a ticket key that it was given by an old worker.
 
 An old worker that is not called within CALL_TIME closes its listening sockets: there is no
-successor, or another program. The bootstrap calls ``meet`` before anything else is imported, so
-this module imports as little as ``parking``.
+successor, or another program. It still serves clients that a late successor passes on.
+
+The bootstrap calls ``meet`` before anything else is imported, so this module imports as little as
+``parking``.
 """
 
 from __future__ import annotations
