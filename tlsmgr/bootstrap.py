@@ -94,12 +94,18 @@ def _meet() -> Met | None:
     """Have the workers before us serve while the daemon is loaded. A failure shows up again."""
     if "GENERATION" not in os.environ:
         return None
+    met = None
     try:
         from tlsmgr.processes import bridge
 
-        return bridge.meet(LISTEN_FD)
+        met = bridge.meet(LISTEN_FD)
+        if met.policy:
+            from tlsmgr.processes import late_call
+
+            late_call.consider(met, sys.argv[1:], os.environ)
     except Exception:
-        return None
+        pass
+    return met
 
 
 def _why(error: Exception) -> str:

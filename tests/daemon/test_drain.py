@@ -160,6 +160,44 @@ setup.preload = slowly
         assert child.texts("warning|error|fatal|panic") == []
 
 
+HELD = """
+import os, time
+from tlsmgr import bootstrap
+
+meet = bootstrap._meet
+def slowly():
+    met = meet()
+    while os.path.exists({flag!r}):
+        time.sleep(0.01)
+    return met
+bootstrap._meet = slowly
+os._exit(bootstrap.main())
+"""
+
+
+def test_new_clients_are_served_after_an_edit_of_main_cf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the old workers, as soon as the successor has found that the TLS policy is the same."""
+    flag = tmp_path / "flag"
+    with MasterChild(keeps_sockets=True, prelude=HELD.format(flag=str(flag))) as child:
+        monkeypatch.chdir(child.queue)  # where master(8) starts us
+        child.wait_until_ready()
+        child.hang_up()
+        assert child.wait() == 0
+        flag.touch()
+        child.main_cf["smtp_helo_name"] = "other.test"
+        child.messages.clear()
+        child.start()
+        with Connection(str(child.socket)) as new:
+            expect_seed(new, 4)
+        assert child.workers() == []
+        flag.unlink()
+        child.wait_until_ready()
+        wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
+        assert child.texts("warning|error|fatal|panic") == []
+
+
 def test_a_client_of_a_late_successor_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that waited before the message, while old workers that gave up have other clients."""
     with MasterChild(keeps_sockets=True) as child:

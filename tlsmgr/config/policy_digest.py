@@ -66,6 +66,11 @@ def _digests(settings: Iterable[tuple[str, str, str]]) -> dict[str, str]:
     return found
 
 
+def summary(digests: Mapping[str, str]) -> str:
+    """Return one digest of all parts."""
+    return _digest(repr(sorted(digests.items())).encode())
+
+
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the names of the parts that differ."""
     return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))

@@ -6,9 +6,10 @@ of a bridge. As soon as the successor has the message it calls the old workers, 
 end: they accept again, and get the clients that it has met on the way. When the successor serves,
 or ends, its end closes, and they accept no more.
 
-It calls them only if no file of the TLS policy was changed since they read it (``state_of``).
-Otherwise clients wait for the successor: a smtpd(8) that runs by the new policy would keep, for all
-its life, a ticket key that it was given by an old worker.
+It calls them at once only if no file of the TLS policy was changed since they read it
+(``state_of``), else when it has found that the policy is the same (``late_call``). When it is not,
+clients wait for the successor: a smtpd(8) that runs by the new policy would keep, for all its life,
+a ticket key that it was given by an old worker.
 
 An old worker that is not called within CALL_TIME closes its listening sockets: there is no
 successor, or another program. It still serves clients that a late successor passes on.
@@ -35,18 +36,26 @@ LONGEST_STATE = 1 << 16  # bytes
 
 
 class Met:
-    """What waited at a socket up to the first parked message; ``clients`` are connections."""
+    """What waited at a socket up to the first parked message; ``clients`` are connections.
 
-    __slots__ = ("clients", "parked")
+    ``policy`` is the digest of the TLS policy of old workers that were not called because a file of
+    it was changed, else "".
+    """
+
+    __slots__ = ("clients", "parked", "policy")
 
     def __init__(self, parked: Parked | None, clients: list[int]) -> None:
         self.parked = parked
         self.clients = clients
+        self.policy = ""
 
 
-def state_of(paths: Iterable[str]) -> bytes:
-    """Return what tells whether these files were changed: their paths, inodes, sizes and times."""
-    lines = []
+def state_of(paths: Iterable[str], policy: str = "") -> bytes:
+    """Return what tells whether these files were changed: their paths, inodes, sizes and times.
+
+    Before that is the digest of the policy that is in them.
+    """
+    lines = [policy]
     for path in paths:
         state = "none"
         try:
@@ -78,9 +87,10 @@ def meet(listener: int) -> Met:
     clients: list[int] = []
     for arrival in arrivals(listener):
         if isinstance(arrival, Parked):
+            met = Met(arrival, clients)
             if _is_trusted(arrival, listener):
-                clients = _call(arrival.bridge, clients)
-            return Met(arrival, clients)
+                _call_if_unchanged(met, arrival.bridge)
+            return met
         clients.append(arrival)
     return Met(None, clients)
 
@@ -100,19 +110,39 @@ def _is_trusted(parked: Parked, listener: int) -> bool:
         here.detach()
 
 
-def _call(descriptor: int, clients: list[int]) -> list[int]:
-    """Call the old workers, and pass the clients on; return those that they can't have."""
+def _call_if_unchanged(met: Met, descriptor: int) -> None:
+    """Call the old workers, or note their policy if a file of it was changed."""
     end = socket(fileno=descriptor)
-    left = clients
     try:
-        if not _is_unchanged(receive(end, LONGEST_STATE, 0, NOW)[0]):
-            return left
-        left = []
+        state = receive(end, LONGEST_STATE, 0, NOW)[0]
+    except OSError:  # it was too long to be sent
+        return
+    finally:
+        end.detach()
+    policy, *lines = os.fsdecode(state).split("\0")
+    if state_of((line.partition("\t")[2] for line in lines), policy) == state:
+        _call(met, descriptor)
+    else:
+        met.policy = policy
+
+
+def call_late(met: Met, policy: str) -> None:
+    """Call the old workers after all if their policy was this one, which is of now."""
+    if met.parked is not None and policy and policy == met.policy:
+        met.policy = ""
+        _call(met, met.parked.bridge)
+
+
+def _call(met: Met, descriptor: int) -> None:
+    """Call the old workers, and pass the clients on; those that they can't have stay."""
+    end = socket(fileno=descriptor)
+    clients, met.clients = met.clients, []
+    try:
         for client in clients:
             try:
                 send(end, CALL, client)
             except OSError:
-                left.append(client)
+                met.clients.append(client)
             else:
                 os.close(client)
         send(end, CALL)
@@ -120,13 +150,6 @@ def _call(descriptor: int, clients: list[int]) -> list[int]:
         pass
     finally:
         end.detach()
-    return left
-
-
-def _is_unchanged(state: bytes) -> bool:
-    """Return whether these files still have that state."""
-    lines = os.fsdecode(state).split("\0") if state else []
-    return state_of(line.partition("\t")[2] for line in lines) == state
 
 
 def answer(descriptor: int) -> list[int] | None:

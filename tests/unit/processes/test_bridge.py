@@ -13,7 +13,7 @@ import pytest
 from support.checkout import CHECKOUT
 from support.own_descriptors import own_descriptors
 
-from tlsmgr.processes.bridge import answer, make, meet, state_of
+from tlsmgr.processes.bridge import answer, call_late, make, meet, state_of
 from tlsmgr.processes.parking import Parked, park
 
 
@@ -147,6 +147,28 @@ def test_nobody_is_called_when_a_file_of_the_policy_changed(
             assert met.parked is not None
             met.parked.close()
             assert answer(workers) is None
+        close(workers, *passed, *met.clients)
+
+
+@pytest.mark.parametrize("policy", ["same", "another", ""])
+def test_a_late_call_is_for_the_same_policy(
+    listener: socket.socket, tmp_path: Path, policy: str
+) -> None:
+    """Old workers without a policy are not called either. The clients are the successor's."""
+    file = tmp_path / "main.cf"
+    successor, workers = make(state_of([str(file)], policy and "same"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.connect(listener.getsockname())
+        leave(listener, successor)
+        close(successor)
+        file.touch()
+        met = meet(listener.fileno())
+        assert answer(workers) == []
+        call_late(met, policy)
+        passed = answer(workers) or []
+        assert (len(passed), len(met.clients)) == ((1, 0) if policy == "same" else (0, 1))
+        assert met.parked is not None
+        met.parked.close()
         close(workers, *passed, *met.clients)
 
 
