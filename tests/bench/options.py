@@ -53,7 +53,7 @@ examples:
   tlsmgr-bench ../before ours --loads mta --connections 64 --rounds 9
   tlsmgr-bench --vs-stock --loads none --mail all
   tlsmgr-bench --vs-stock --loads none --scenes stall,updates,kill --growth all
-  tlsmgr-bench stock ours --loads none --scenes reload,crash --rounds 9
+  tlsmgr-bench stock ours --loads none --scenes reload,edit,crash --rounds 9
 
 exit status: 0; 1 if a measurement failed or a server gave wrong replies, with a
 message; 64 for wrong usage.

@@ -1,4 +1,4 @@
-"""restarts - the scenes in which master(8) starts the server again: a reload, and kill -9.
+"""restarts - the scenes in which master(8) starts the server again: reloads, and kill -9.
 
 Each server runs as the tlsmgr service of a private Postfix on loopback, chroot as in Debian. One
 client requests seeds, each on a new connection; its longest wait is the figure. One that Postfix
@@ -49,12 +49,19 @@ def _reload(postfix: PostfixInstance, service: psutil.Process) -> None:
     os.kill(postfix.master_pid(), signal.SIGHUP)
 
 
+def _edit(postfix: PostfixInstance, service: psutil.Process) -> None:
+    postfix.main_cf["smtp_helo_name"] = f"edit-{time.time_ns()}.test"
+    postfix.write_main_cf()
+    os.kill(postfix.master_pid(), signal.SIGHUP)
+
+
 def _kill(postfix: PostfixInstance, service: psutil.Process) -> None:
     service.kill()
 
 
 RESTARTS: Mapping[str, Restart] = {
     "reload": Restart(_reload, "Postfix is reloaded; every seed is on a new connection"),
+    "edit": Restart(_edit, "the same, after a change of main.cf that is none of the TLS policy"),
     "crash": Restart(_kill, "the process that master(8) started is killed; the same load"),
 }
 
