@@ -13,6 +13,7 @@ Nothing about the parameters that are ours is fatal: see `tlsmgr_cf`.
 """
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -41,6 +42,7 @@ class Configuration:
 
     `names` are all names of main.cf and the options, with their values as they are written.
     `places` has where the parameters of our own are set, for log lines: a file and line, or -o.
+    The files were read after `began`, which is of time.time().
 
     Each accessor takes the name of a parameter of its type. KeyError or TypeError for another name
     is a defect of the caller.
@@ -50,6 +52,7 @@ class Configuration:
     values: Mapping[str, Value]
     names: Mapping[str, str] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
+    began: float = 0.0
 
     def place(self, name: str) -> str:
         """Return the beginning of a log line about the value of a parameter of our own."""
@@ -107,6 +110,7 @@ def load(
     `overrides` are the arguments of -o, in order. `defaults` are values that main.cf can override.
     `optional` says that main.cf may be missing; tlsmgr.cf always may.
     """
+    began = time.time()
     given = {"process_name": process_name, "config_directory": directory}
     names = {**defaults, **_main_cf(f"{directory}/main.cf", given, optional, warn)}
     ours = tlsmgr_cf.load(f"{directory}/tlsmgr.cf", warn, error)
@@ -130,7 +134,11 @@ def load(
         names.setdefault(row.name, row.default)
     places = {name: setting.place for name, setting in ours.items()}
     return Configuration(
-        directory, MappingProxyType(values), MappingProxyType(names), MappingProxyType(places)
+        directory,
+        MappingProxyType(values),
+        MappingProxyType(names),
+        MappingProxyType(places),
+        began,
     )
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 CALL_TIME = 1.0  # seconds for a successor to call
 CALL = b"!"
 LONGEST_STATE = 1 << 16  # bytes
+CLOCK_STEP = 0.02  # seconds that the clock of a file system may be late
+FOR_EVER = float("inf")
 
 
 class Met:
@@ -50,17 +52,21 @@ class Met:
         self.policy = ""
 
 
-def state_of(paths: Iterable[str], policy: str = "") -> bytes:
+def state_of(paths: Iterable[str], policy: str = "", began: float = FOR_EVER) -> bytes:
     """Return what tells whether these files were changed: their paths, inodes, sizes and times.
 
-    Before that is the digest of the policy that is in them.
+    Before that is the digest of the policy that is in them, which was read after ``began``, of
+    time.time(). A file that was changed since, perhaps after it was read, counts as changed.
     """
     lines = [policy]
     for path in paths:
         state = "none"
         try:
             found = os.stat(path)
-            state = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+            if found.st_ctime < began - CLOCK_STEP:
+                state = f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+            else:
+                state = "unknown"
         except (OSError, ValueError):  # a path that can't be is no file either
             pass
         lines.append(f"{state}\t{path}")

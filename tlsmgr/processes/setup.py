@@ -181,7 +181,9 @@ def make_inherited(
         client_timeout=conf.seconds("ipc_timeout"),
         hands_over=conf.flag("tlsmgr_handover"),
         policy=policy.digests,
-        policy_files=bridge.state_of(policy.files, policy_digest.summary(policy.digests)),
+        policy_files=bridge.state_of(
+            policy.files, policy_digest.summary(policy.digests), conf.began
+        ),
         is_supervised=is_supervised,
         farm=farm,
     )

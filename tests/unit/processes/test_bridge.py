@@ -150,6 +150,15 @@ def test_nobody_is_called_when_a_file_of_the_policy_changed(
         close(workers, *passed, *met.clients)
 
 
+def test_a_file_that_was_changed_while_it_was_read_counts_as_changed(tmp_path: Path) -> None:
+    file = tmp_path / "main.cf"
+    file.touch()
+    now, paths = file.stat().st_ctime, [str(file), str(tmp_path / "none")]
+    assert state_of(paths, "x", now + 1) == state_of(paths, "x")
+    for began in (now - 1, now, now + 0.001):
+        assert state_of(paths, "x", began) != state_of(paths, "x")
+
+
 @pytest.mark.parametrize("policy", ["same", "another", ""])
 def test_a_late_call_is_for_the_same_policy(
     listener: socket.socket, tmp_path: Path, policy: str
