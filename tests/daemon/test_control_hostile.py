@@ -132,8 +132,16 @@ def test_clients_that_do_nothing_are_disconnected(make_daemon: MakeDaemon) -> No
         assert not stuck.read_to_end().endswith(b"ok\n")
 
 
-def test_too_many_clients(daemon: Daemon) -> None:
+PATIENT = """
+from tlsmgr.processes import control
+
+control.LEAST_TIME = 1000.0
+"""
+
+
+def test_too_many_clients(make_daemon: MakeDaemon) -> None:
     """A refusal for one more; when one leaves there is room again."""
+    daemon = make_daemon(sabotage=PATIENT)
     clients = [ControlConnection(daemon.socket_path) for _ in range(16)]
     try:
         wait_for(
@@ -147,6 +155,19 @@ def test_too_many_clients(daemon: Daemon) -> None:
         wait_for(lambda: ask(daemon.socket_path, "status")[-1] == "ok", "room")
         with Connection(daemon.socket_path) as connection:
             expect_seed(connection, 32)
+    finally:
+        for client in clients:
+            client.socket.close()
+
+
+def test_silent_clients_do_not_keep_others_out(daemon: Daemon) -> None:
+    """The one that was silent for longest loses its place."""
+    clients = [ControlConnection(daemon.socket_path) for _ in range(16)]
+    try:
+        wait_for(lambda: ask(daemon.socket_path, "status")[-1] == "ok", "a place", timeout=10.0)
+        assert clients[0].read_to_end() == b""
+        clients[15].send(b"status\n")
+        assert clients[15].read_to_end().endswith(b"ok\n")
     finally:
         for client in clients:
             client.socket.close()

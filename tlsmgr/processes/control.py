@@ -4,7 +4,7 @@ One request a connection, as control_lines says. Work is done in pieces of about
 for each client in turn, and only for a client that takes its reply: a slow or stuck one costs
 nobody else anything. Bounds: MOST_CLIENTS at once, LINE_LIMIT bytes of a request, OUTPUT_LIMIT
 bytes of a reply that wait, and CLIENT_TIMEOUT seconds for a whole request, and for a client that
-does not read.
+does not read; only LEAST_TIME when another one needs its place.
 
 Who connects is asked of the kernel (SO_PEERCRED); others than root and the owner get one line that
 says so. It ends when the parent ends, and on SIGTERM. A defect is a traceback in the log, status 1
@@ -33,7 +33,8 @@ DEFECT = 1  # exit status: a traceback is in the log
 NICENESS = 5  # workers get three times as much of a CPU that is short
 BEAT_INTERVAL = 1.0  # seconds; the longest time between two iterations
 MOST_CLIENTS = 16
-CLIENT_TIMEOUT = 30.0  # seconds
+CLIENT_TIMEOUT = 30.0  # seconds without progress
+LEAST_TIME = 1.0  # the same, when there are MOST_CLIENTS and another one comes
 ACCEPT_PAUSE = 0.1  # seconds, when descriptors have run out
 SILENCE = 1.0  # seconds of work after which a client gets an empty line
 OUTPUT_LIMIT = 1 << 16  # bytes that wait for a client before work for it goes on
@@ -143,7 +144,7 @@ class Control:
             time.sleep(ACCEPT_PAUSE)
             return
         connection.setblocking(False)
-        refusal = self._refusal(connection)
+        refusal = self._refusal(connection, now)
         client = Client(connection.detach(), now)
         if refusal:
             with contextlib.suppress(OSError):
@@ -154,13 +155,17 @@ class Control:
         self._clients[client.fd] = client
         self._epoll.register(client.fd, select.EPOLLIN)
 
-    def _refusal(self, connection: socket.socket) -> str:
-        """Return why this peer is not served, "" if it is."""
+    def _refusal(self, connection: socket.socket, now: float) -> str:
+        """Return why this peer is not served, "" if it is, perhaps in the place of another."""
         data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, uid, _ = _CREDENTIALS.unpack(data)
         if uid not in self._allowed:
             return f"permission denied: only root and user ID {self._allowed[1]} may use this"
         if len(self._clients) >= MOST_CLIENTS:
+            slowest = min(self._clients.values(), key=lambda client: client.since)
+            if now - slowest.since > LEAST_TIME:
+                self._drop(slowest)
+                return ""
             return f"too many control clients: {MOST_CLIENTS} are connected"
         return ""
 
