@@ -118,15 +118,20 @@ class FarmLink:
         self._asked[self._number] = asked
         self._writer.add(Ask(self._plan.caches[remote.cache_type], self._number, keys))
 
-    def receive(self, now: int) -> None:
-        """Take the answers that have come."""
+    def receive(self, now: int) -> bool:
+        """Take the answers that have come; return False when the other end is closed.
+
+        After a reload or the death of the parent it is, when the farm process has gone.
+        """
         while True:
             try:
                 size = self._end.recv_into(self._buffer)
             except BlockingIOError:
-                return
+                return True
+            except ConnectionError:  # something of ours was not read
+                return False
             if not size:
-                return
+                return False
             datagram = self._buffer[:size]
             if serial_of(datagram) == self._serial:
                 for answer in answers_in(datagram):

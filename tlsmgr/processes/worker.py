@@ -175,7 +175,8 @@ class Worker:
             if self._departure.may_accept:
                 self._accept(fd, now)
         elif self._farm is not None and fd == self._farm.fileno():
-            self._farm.receive(int(time.time()))
+            if not self._farm.receive(int(time.time())):
+                self._epoll.unregister(fd)
         else:
             self._departure.handle(fd)
 
