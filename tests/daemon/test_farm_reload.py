@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.farm_engines import NEEDS_REDIS, Redis
 from support.farm_secret import EXAMPLE_KEY, file_text, write
 from support.hangup import reload
-from support.raw_client import OK, Connection, expect_seed, update
+from support.raw_client import NO_SESSION, OK, Connection, expect_seed, lookup, update
 
 NOBODY = "redis://127.0.0.1:1"
 BUSY = 0.2  # of a processor; a worker in a loop without a wait gets more on a loaded machine, too
@@ -51,3 +52,16 @@ def test_it_is_left_with_or_without_an_unread_message(
         after, passed = worker.cpu_times(), time.monotonic() - began
         expect_seed(stays, 32)
     assert after.user + after.system - before.user - before.system < BUSY * passed
+
+
+@NEEDS_REDIS
+def test_no_client_waits_for_it(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """A lookup would end with the drain, and with it the connection."""
+    with Redis() as redis:
+        daemon = start(make_daemon, tmp_path, redis.url)
+        daemon.wait_for_log("answers: sessions are shared$")
+        with Connection(daemon.socket_path) as stays:
+            assert stays.ask(lookup(b"smtp", b"before")) == NO_SESSION
+            reload(daemon)
+            assert stays.ask(lookup(b"smtp", b"after")) == NO_SESSION
+            expect_seed(stays, 32)

@@ -102,6 +102,7 @@ class Keeper:
             self._look_after(now)
             for fd, _ in self._poll.poll(LOOK_INTERVAL * 1000):
                 if fd == parent_alive_fd:
+                    self._close_lanes()  # workers that drain need not ask
                     return
                 self._receive(time.monotonic())
 
