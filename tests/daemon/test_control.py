@@ -41,6 +41,7 @@ def nice(step):
     raise PermissionError(1, "Operation not permitted")
 os.nice = nice
 """
+NO_LOOKS = "from tlsmgr.processes import filewatch\nfilewatch.WATCH_INTERVAL = 600.0"
 STRANGE = b"a b%\n\x1b[2J\xff"
 
 
@@ -253,6 +254,20 @@ def test_a_defect_is_a_traceback_in_the_log(make_daemon: MakeDaemon) -> None:
         assert connection.read_to_end() == b""
     daemon.wait_for_log("panic: ZeroDivisionError")
     daemon.wait_for_log(r"warning: control process pid \d+ exit status 1")
+
+
+def test_a_file_that_it_finds_removed_is_made_new(make_daemon: MakeDaemon) -> None:
+    """The janitor, which looks at the files once in ten minutes here, is called."""
+    daemon = make_daemon(sabotage=NO_LOOKS)
+    before = control_process(daemon)
+    store(daemon, b"id")
+    (daemon.directory / "smtp_scache.sessions").unlink()
+    (line,) = ask(daemon.socket_path, "list smtp")
+    assert re.fullmatch("error .*No such file or directory", line)
+    daemon.wait_for_log("smtp_scache.sessions was damaged or removed: recreated empty")
+    wait_for(lambda: not before.is_running(), "the end of the one that has the old file")
+    assert ask(daemon.socket_path, "list smtp") == ["ok"]
+    assert "control process pid" not in daemon.log()
 
 
 def test_a_hit_rate_that_falls_to_nothing(make_daemon: MakeDaemon) -> None:

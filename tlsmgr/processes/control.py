@@ -55,7 +55,9 @@ def main(
     try:
         setup.name_process("tlsmgr-control")
         setup.close_all_but(
-            {listener.fileno(), parent_alive_fd, *log.descriptors()} | inherited.directories()
+            {listener.fileno(), parent_alive_fd, *log.descriptors()}
+            | inherited.directories()
+            | inherited.alarms()
         )
         with contextlib.suppress(OSError):  # a filter of system calls may refuse it
             os.nice(NICENESS)

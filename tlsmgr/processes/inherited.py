@@ -86,9 +86,12 @@ class Inherited:
 
     def descriptors(self) -> set[int]:
         """Return the descriptors that a worker keeps for life, apart from its pipes."""
-        alarms = {plan.file.mark.alarm for plan in self.caches if plan.file is not None}
         listeners = {listener.fileno() for listener in self.listeners}
-        return listeners | alarms | set(log.descriptors())
+        return listeners | self.alarms() | set(log.descriptors())
+
+    def alarms(self) -> set[int]:
+        """Return the descriptors by which damage of a session file is reported."""
+        return {plan.file.mark.alarm for plan in self.caches if plan.file is not None}
 
     def farm_end(self, slot: int) -> set[int]:
         """Return the descriptor by which the worker of this slot reaches the farm process."""
