@@ -169,7 +169,10 @@ class LineSocket:
     def _connect(self) -> socket.socket | None:
         for path in self._paths:
             for kind in self.KINDS:
-                candidate = socket.socket(socket.AF_UNIX, kind)
+                try:
+                    candidate = socket.socket(socket.AF_UNIX, kind)
+                except OSError:  # descriptors have run out
+                    return None
                 candidate.setblocking(False)
                 try:
                     candidate.connect(path)

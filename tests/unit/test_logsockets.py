@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import select
 import socket
 import threading
@@ -361,6 +362,19 @@ def test_the_old_connection_is_kept_while_there_is_no_other(tmp_path: Path) -> N
     before = destination.descriptors()
     destination.write(log.INFO, "t/t", b"lost")
     assert destination.descriptors() == before
+    destination.close()
+
+
+def test_a_line_without_a_descriptor_for_another_connection_is_dropped(tmp_path: Path) -> None:
+    """As in a worker with very many clients, when the log daemon was started again."""
+    with listen(tmp_path / "log"):
+        destination = Syslog("mail", str(tmp_path / "log"))
+
+    def without_descriptors() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        destination.write(log.INFO, "t/t", b"lost")
+
+    in_child(without_descriptors)
     destination.close()
 
 
