@@ -46,6 +46,7 @@ from tlsmgr.processes import (
 from tlsmgr.processes.auxiliaries import Auxiliary, Start
 from tlsmgr.processes.bridge import Met
 from tlsmgr.processes.control_status import Facts
+from tlsmgr.processes.ending import CLOSE_TIME
 from tlsmgr.processes.inherited import Inherited
 from tlsmgr.processes.janitor import Duties
 from tlsmgr.processes.jobs import HOUR, HitRateWatch, StatisticsLine
@@ -275,6 +276,7 @@ def _run(
         parent.on_hangup = mode.on_hangup(parent)
     for pid in mode.older:
         parent.children.adopt(pid)
+    parent.at_end(lambda _: arrivals.end_bridge(CLOSE_TIME))  # if it ends before all serve
     parent.take_clients(arrivals.clients)
     if inherited.farm is not None:
         _start_farm(parent, mode.identity, inherited, setup.Slots(workers).farm)

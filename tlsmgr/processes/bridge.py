@@ -4,15 +4,16 @@ Between two daemons nobody accepts while the next one is loaded, which takes far
 request. So the message to the successor (see ``parking``) has a second descriptor with it, one end
 of a bridge. As soon as the successor has the message it calls the old workers, which hold the other
 end: they accept again, and get the clients that it has met on the way. When the successor serves,
-or ends, its end closes, and they accept no more.
+or ends, its end closes: they accept no more, and close theirs. A successor that has to leave a
+message itself waits for that, as they would take the message for a client.
 
 It calls them at once only if no file of the TLS policy was changed since they read it
 (``state_of``), else when it has found that the policy is the same (``late_call``). When it is not,
 clients wait for the successor: a smtpd(8) that runs by the new policy would keep, for all its life,
 a ticket key that it was given by an old worker.
 
-An old worker that is not called within CALL_TIME closes its listening sockets: there is no
-successor, or another program. It still serves clients that a late successor passes on.
+An old worker that is not called within CALL_TIME closes its listening sockets and its end: there is
+no successor, or another program, or one so late that its clients wait for it.
 
 The bootstrap calls ``meet`` before anything else is imported, so this module imports as little as
 ``parking``.
@@ -21,7 +22,7 @@ The bootstrap calls ``meet`` before anything else is imported, so this module im
 from __future__ import annotations
 
 import os
-from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
+from _socket import AF_UNIX, SHUT_WR, SOCK_SEQPACKET, socket, socketpair
 from stat import S_ISSOCK
 
 from tlsmgr.processes.parking import NOW, ONE, Parked, arrivals, receive, send
@@ -156,6 +157,24 @@ def _call(met: Met, descriptor: int) -> None:
         pass
     finally:
         end.detach()
+
+
+def end(descriptor: int, patience: float) -> None:
+    """Have the old workers accept no more; wait so many seconds for them to have closed."""
+    try:
+        here = socket(fileno=descriptor)
+    except OSError:  # what was left with the message is no socket
+        os.close(descriptor)
+        return
+    try:
+        here.settimeout(patience)
+        here.shutdown(SHUT_WR)
+        while here.recv(1):  # until none of them has the other end
+            pass
+    except OSError:  # not in that time
+        pass
+    finally:
+        here.close()
 
 
 def answer(descriptor: int) -> list[int] | None:

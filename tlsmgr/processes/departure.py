@@ -47,7 +47,7 @@ class Departure:
         self._add_client = add_client
         self._drain: Drain | None = None  # None: it accepts connections
         self._bridge = NO_BRIDGE  # to a successor, while it may call
-        self._is_called = self._is_late = False  # whether it called; has not within CALL_TIME
+        self._is_called = False
         self.is_replaced = False
         """A successor looks after the session files: only clients' requests touch them here."""
         self.is_active = False
@@ -97,10 +97,9 @@ class Departure:
         if self._drain is None:
             return self.stops
         now = time.monotonic()
-        if self._bridge != NO_BRIDGE and not self._is_late:
+        if self._bridge != NO_BRIDGE:
             if not self._is_called and now >= self._drain.began + bridge.CALL_TIME:
-                self._is_late = True
-                self._listeners.close()  # the message may still wait there
+                self._end_bridge()
             return self.stops
         for connection in connections.ready():
             if self._drain.may_close(connection.fd, now):
@@ -131,8 +130,7 @@ class Departure:
             self._accept_again(clients)
 
     def _accept_again(self, clients: list[int]) -> None:
-        """Take these clients, and accept more unless the call came late."""
-        if not (self._is_called or self._is_late):
+        if not self._is_called:
             self._is_called = True
             self._listeners.listen()
         for client in clients:
@@ -142,11 +140,12 @@ class Departure:
         """Accept no more, for good."""
         with contextlib.suppress(OSError):  # not registered yet
             self._epoll.unregister(self._bridge)
-        self._bridge = NO_BRIDGE
         if self._is_called:
             self._close_listeners()
         else:
-            self._listeners.close()
+            self._listeners.close()  # the message may still wait there
+        os.close(self._bridge)  # which the successor may wait for
+        self._bridge = NO_BRIDGE
 
     def _close_listeners(self) -> None:
         """Accept what waits, and no more."""

@@ -44,10 +44,10 @@ class Arrivals:
     bridge: int = NO_BRIDGE
     refused: bool = False  # a message was there, and why it is not used is in the log
 
-    def end_bridge(self) -> None:
-        """Have the old workers accept no more: ours serve."""
+    def end_bridge(self, patience: float = 0.0) -> None:
+        """Have the old workers accept no more; wait so many seconds for that."""
         if self.bridge != NO_BRIDGE:
-            os.close(self.bridge)
+            bridge.end(self.bridge, patience)
             self.bridge = NO_BRIDGE
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.checkout import CHECKOUT
 from support.own_descriptors import own_descriptors
 
-from tlsmgr.processes.bridge import answer, call_late, make, meet, state_of
+from tlsmgr.processes.bridge import answer, call_late, end, make, meet, state_of
 from tlsmgr.processes.parking import Parked, park
 
 
@@ -205,6 +205,33 @@ def test_old_workers_that_have_gone(listener: socket.socket) -> None:
         assert len(met.clients) == 1
         close(*met.clients)
         met.parked.close()
+
+
+def test_a_successor_that_waits_for_their_end() -> None:
+    """Not for longer than it wants to; and what is no bridge is just closed."""
+    before = own_descriptors()
+    for closes in (True, False):
+        successor, workers = make(b"state")
+        child = os.fork()
+        if not child:
+            try:
+                os.close(successor)
+                while answer(workers) is not None:
+                    pass
+                os._exit(0)
+            finally:
+                os._exit(1)
+        if closes:
+            close(workers)
+        end(successor, 600.0 if closes else 0.01)
+        assert os.waitpid(child, 0)[1] == 0, "it has noticed"
+        if not closes:
+            close(workers)
+    reader, writer = os.pipe()
+    end(writer, 600.0)
+    assert os.read(reader, 1) == b""
+    close(reader)
+    assert own_descriptors() == before
 
 
 @pytest.mark.parametrize("kind", ["none", "pipe", "stranger"])
