@@ -54,6 +54,7 @@ from tlsmgr.processes.parent import Parent
 from tlsmgr.processes.restarts import CannotServe, Readiness
 from tlsmgr.processes.succession import Arrivals
 
+BRIDGE_TIME = 5.0  # seconds after which old workers accept no more although not all of ours serve
 PROCESS_NAME = "tlsmgr"  # in log lines, where the launcher has another one
 
 
@@ -264,11 +265,19 @@ def _run(
     signals.block()
     workers, timeout = setup.worker_count(conf), conf.seconds("daemon_timeout")
 
+    def on_serving() -> None:
+        parent.jobs.add("bridge", end_bridge, delay=BRIDGE_TIME)
+        mode.on_serving()
+
+    def end_bridge(_now: float) -> float:
+        arrivals.end_bridge()
+        return HOUR
+
     def on_ready() -> None:
         arrivals.end_bridge()
         mode.on_ready()
 
-    readiness = Readiness(workers, mode.on_serving, on_ready)
+    readiness = Readiness(workers, on_serving, on_ready)
     parent = Parent(inherited, workers, timeout, duties, readiness)
     for descriptor in mode.watched:
         parent.watch(descriptor, parent.reload)
