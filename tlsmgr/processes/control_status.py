@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tlsmgr.config.caches import REMOTE_TYPE
 from tlsmgr.latency import BUCKETS, Histogram
 from tlsmgr.processes.inherited import CachePlan, Inherited
 from tlsmgr.processes.scoreboard import STALL_TIME
@@ -112,8 +113,16 @@ def _reasons(facts: Facts, inherited: Inherited, now: Moment) -> Iterator[str]:
         return
     for plan in inherited.caches:
         noted = plan.shared.usage().noted
+        if _is_kept_elsewhere(plan, inherited.farm):
+            continue
         if now.monotonic - max(noted, facts.started) > USAGE_TIME:
             yield f"the {plan.rules.cache_type} session cache cannot be used; the log says why"
+
+
+def _is_kept_elsewhere(plan: CachePlan, farm: FarmPlan | None) -> bool:
+    """Return whether a cache has no file here, but a server: see ``_reasons_of_farm``."""
+    is_shared = farm is not None and plan.rules.cache_type.encode() in farm.caches
+    return is_shared and plan.table.startswith(f"{REMOTE_TYPE}:")
 
 
 def _reasons_of_generator(facts: Facts, inherited: Inherited, now: Moment) -> Iterator[str]:
@@ -132,7 +141,8 @@ def _reasons_of_farm(facts: Facts, inherited: Inherited, second: int) -> Iterato
     plan = inherited.farm
     if facts.wants_farm_keys and not inherited.ticket_keys.uses_source(second):
         yield "the farm secret cannot be used, ticket keys are not shared; the log says why"
-    if facts.wants_farm_store and (plan is None or not plan.engines):
+    engines = () if plan is None else plan.engines
+    if facts.wants_farm_store and all(engine.kind == REMOTE_TYPE for engine in engines):
         yield "tlsmgr_farm_store cannot be used, sessions are not shared; the log says why"
     for store in _stores(plan):
         if not store.answers:

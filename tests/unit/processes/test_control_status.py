@@ -261,5 +261,25 @@ def test_a_cache_that_cannot_be_used(daemon: Inherited) -> None:
     assert status_of(daemon, Moment(FACTS.started + USAGE_TIME, NOW.of_day)).reasons == ()
 
 
+def test_a_cache_that_another_server_keeps(daemon: Inherited) -> None:
+    """Nobody has a file of it open; the server is another matter, and a bad table is as well."""
+    note_usage(daemon, 0.0)
+    plan = daemon.caches[0]._replace(table="memcache:/etc/postfix/sessions.cf")
+    remote = replace(daemon, caches=(plan,))
+    reason = "the smtp session cache cannot be used; the log says why"
+    assert status_of(remote).reasons == (reason,)
+    _, _, farm = of_a_farm(daemon)
+    engine = Settings("memcache", plan.table, {}, 0.05)
+    farm.open_lanes[0] = 1
+    shared = replace(remote, farm=replace(farm, engines=(engine,), caches={b"smtp": 0}))
+    assert status_of(shared).reasons == ()
+    wanted = replace(FACTS, wants_farm_store=True)
+    store = "tlsmgr_farm_store cannot be used, sessions are not shared; the log says why"
+    assert make_status(wanted, shared, NOW).reasons == (store,)
+    farm.open_lanes[0] = 0
+    reason = f"{plan.table} does not answer; sessions are not shared"
+    assert status_of(shared).reasons == (reason,)
+
+
 def test_a_clock_that_was_set_back(daemon: Inherited) -> None:
     assert status_of(daemon, Moment(NOW.monotonic, SECOND - 100)).caches["smtp"].oldest_seconds == 0
