@@ -13,7 +13,7 @@ refused. Pure; a mistake is a BadUrl.
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 SCHEMES = ("redis", "rediss", "unix", "sentinel", "sentinels", "cluster", "clusters")
 _PORTS = {"sentinel": 26379, "sentinels": 26379}
@@ -72,7 +72,7 @@ def parse(text: str) -> StoreUrl:
     except ValueError:
         raise BadUrl("malformed") from None
     user, _, hosts = parts.netloc.rpartition("@")
-    if ":" in user:
+    if ":" in user or "password" in parse_qs(parts.query, keep_blank_values=True):
         raise BadUrl("a password belongs in the file tlsmgr_farm_store_password_file")
     port = _PORTS.get(scheme, DEFAULT_PORT)
     found = tuple(_host(host, port) for host in hosts.split(",") if host)
