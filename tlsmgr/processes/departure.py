@@ -85,7 +85,7 @@ class Departure:
             self._note_call()
         elif fd == self._pipes.parent_alive_fd:
             self._note_parent_end()
-        elif fd == self._pipes.bridge_fd:
+        elif fd == self._pipes.bridge_fd and self._drain is None:  # it is open
             self._note_end_without_signal()
 
     def is_done(self, connections: Connections) -> bool:
@@ -116,6 +116,8 @@ class Departure:
             self._drain = Drain(time.monotonic())
             self._listeners.ignore()
             self._bridge = bridge_fd
+            if bridge_fd != self._pipes.bridge_fd:
+                os.close(self._pipes.bridge_fd)  # a successor calls those that have it
             if bridge_fd == NO_BRIDGE:
                 self._close_listeners()
         self._inherited.scoreboard.note_closed(self._slot)
@@ -144,7 +146,7 @@ class Departure:
             self._close_listeners()
         else:
             self._listeners.close()  # the message may still wait there
-        os.close(self._bridge)  # which the successor may wait for
+        os.close(self._bridge)  # so that a successor passes no client on to nobody
         self._bridge = NO_BRIDGE
 
     def _close_listeners(self) -> None:
