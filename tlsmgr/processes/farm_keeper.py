@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from tlsmgr import log
 from tlsmgr.log import Severity
 from tlsmgr.processes import setup
-from tlsmgr.processes.children import HUNG_TIME, Child, Children
+from tlsmgr.processes.children import HUNG_TIME, Child, Children, describe_end
 from tlsmgr.processes.farm import Configuration
 from tlsmgr.processes.farm_plan import FarmPlan
 from tlsmgr.processes.inherited import Inherited
@@ -122,26 +122,32 @@ class Keeper:
 
     def _start(self, now: float) -> None:
         self._drop_link()
-        link, its_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        reader, writer = os.pipe()
-        ends = self._plan.farm_ends()
-        settings = Configuration(self._plan.engines, tuple(ends), its_link.fileno())
         try:
-            os.write(writer, settings.to_bytes())  # less than a pipe holds
-            kept = [*ends, its_link.fileno(), reader]
-            self._children.spawn("farm process", self._slot, False, lambda: _become(kept, reader))
+            link = self._spawn()
         except OSError as error:
             log.warning(f"cannot start the farm process: {error.strerror}; will try again")
             self._due = now + PAUSE
-            link.close()
         else:
             self._link, self._heard, self._dropped = link, now, 0
             link.setblocking(False)
             self._poll.register(link, select.POLLIN)
-        finally:
-            its_link.close()
-            os.close(reader)
-            os.close(writer)
+
+    def _spawn(self) -> socket.socket:
+        """Fork the farm process; return our end of the link to it. Raises OSError."""
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as afterwards:
+            link, its_link = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            on_failure.enter_context(link)
+            afterwards.enter_context(its_link)
+            reader, writer = os.pipe()
+            afterwards.callback(os.close, reader)
+            afterwards.callback(os.close, writer)
+            ends = self._plan.farm_ends()
+            settings = Configuration(self._plan.engines, tuple(ends), its_link.fileno())
+            os.write(writer, settings.to_bytes())  # less than a pipe holds
+            kept = [*ends, its_link.fileno(), reader]
+            self._children.spawn("farm process", self._slot, False, lambda: _become(kept, reader))
+            on_failure.pop_all()
+        return link
 
     def _note_end(self, child: Child, code: int, now: float) -> None:
         self._receive(now)  # its last words
@@ -150,7 +156,7 @@ class Keeper:
         died_young = now - child.started < YOUNG
         self._due = now + (PAUSE if died_young else 0.0)
         if not child.killed:
-            end = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+            end = describe_end(code)
             log.warning(f"farm process pid {child.pid} {end}; another one takes its place")
 
     def _drop_link(self) -> None:
