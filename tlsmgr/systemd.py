@@ -94,11 +94,12 @@ class Watchdog:
         self._asked = self._ask()
         return self.interval
 
-    def _ask(self) -> socket.socket:
-        """Return a connection with a request on it, or one that never gets an answer."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.setblocking(False)
+    def _ask(self) -> socket.socket | None:
+        """Return a connection with a request on it, or one that never gets an answer, or none."""
+        connection = None
         with contextlib.suppress(OSError):
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.setblocking(False)
             connection.connect(self._path)
             connection.send(QUESTION)
         return connection
