@@ -248,6 +248,7 @@ def _take_over(inherited: Inherited, mode: StartMode) -> Arrivals:
     )
     if arrivals.message is not None:
         succession.apply(inherited, arrivals.message, now)
+        arrivals.message = None  # the keys in it are in shared memory now, and nowhere else
     return arrivals
 
 
