@@ -234,18 +234,10 @@ class Limit:
         if left_out is not None:
             warning(f"{text} ({left_out} more since the last such line)" if left_out else text)
 
-    def allows(self, key: str, now: float) -> bool:
-        """Return whether a line for this key is due; the caller then logs one."""
-        return self._admit(key, now) is not None
-
-    def over(self, text: str, key: str | None = None) -> None:
-        """Log `text` once if the problem had been logged: that of `key`, or any without a key."""
-        was_logged = bool(self._repeats) if key is None else key in self._repeats
-        if key is None:
+    def over(self, text: str) -> None:
+        """Log `text` once if there was a warning since the last call."""
+        if self._repeats:
             self._repeats.clear()
-        else:
-            self._repeats.pop(key, None)
-        if was_logged:
             info(text)
 
     def _admit(self, key: str, now: float) -> int | None:
