@@ -21,7 +21,6 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def exchange(path: Path, pool: RecordingPool) -> Iterator[ExchangeFile]:
     made = ExchangeFile(str(path), PERIOD, pool)
-    made.open(0.0)
     yield made
     if made._directory >= 0:
         os.close(made._directory)

@@ -4,10 +4,10 @@ Read, stir, write: up to 1024 bytes at the start of the file go into the pool, a
 of the pool's output replace them, under an exclusive flock(2). Other programs that take that lock
 may share the file, as Postfix's own tlsmgr does (tls_prng_exch.c).
 
-open() is called before the jail, and opens only the directory. The file is opened for each update,
-and created if need be, relative to that directory, so this works in the jail and in a process that
-is forked later: mode 0600, no symbolic link, only a regular file. update() is called at start and
-by timer, save() at an orderly end.
+The file is opened for each update, and created if need be, relative to its directory, which is
+opened before the jail; so this works in the jail and in a process that is forked later: mode 0600,
+no symbolic link, only a regular file. update() is called at start and by timer, save() at an
+orderly end.
 
 Nothing is fatal. Only the disk can make an update wait: the lock is tried, and while another
 program holds it the update is postponed. A failure is a warning, repeated every ten minutes while
@@ -45,7 +45,8 @@ class ExchangeFile:
     def __init__(self, path: str, period: int, pool: Pool, directory: int = -1) -> None:
         """Take the values of tls_random_exchange_name and tls_random_prng_update_period.
 
-        `period` is in seconds; `directory` is a descriptor of the directory, if it is open already.
+        `period` is in seconds; `directory` is a descriptor of the directory, which is opened at the
+        first update if it is not open.
         """
         self._path = path
         self._period = period
@@ -58,15 +59,6 @@ class ExchangeFile:
         """Whether the latest try of an update failed."""
         self._locked_since: float | None = None
         self._limit = log.Limit(WARNING_INTERVAL)
-
-    def open(self, now: float) -> None:
-        """Open the directory of the file: before the jail, as the owner of the file."""
-        if not self._path:
-            return
-        try:
-            self._open_directory()
-        except OSError as error:
-            self._report(f"cannot open its directory: {error.strerror}", now)
 
     def update(self, now: float) -> float:
         """Read, stir, write; return the seconds after which to call again.

@@ -43,7 +43,7 @@ class Usage(NamedTuple):
 
 
 class ProcessNumber:
-    """The number of this process among all that the parent has forked; see ``record.Nonces``.
+    """The number of this process among all that the parent has forked; see ``seal.Nonces``.
 
     The parent calls ``advance`` before each fork. The child is the process with the new value; the
     parent itself must not encrypt once it has forked.

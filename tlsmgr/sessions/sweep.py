@@ -52,11 +52,6 @@ class Sweep:
         self.passed = 0  # records seen by all sweeps
         self.deleted = 0  # expired ones among them
 
-    @property
-    def is_under_way(self) -> bool:
-        """A sweep has begun and has not reached the end of the cache."""
-        return bool(self._position)
-
     def run(self, now: float) -> float:
         """Do one slice; return the seconds until the next one is due."""
         if not self._position:

@@ -82,7 +82,6 @@ def test_no_name_no_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exchange = ExchangeFile("", PERIOD, pool)
-    exchange.open(0.0)
     assert 1 <= exchange.update(0.0) <= PERIOD
     exchange.save()
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +116,7 @@ def test_no_descriptor_is_left_behind(tmp_path: Path, pool: RecordingPool) -> No
     path = tmp_path / "data" / "prng_exch"
     path.parent.mkdir()
     exchange = ExchangeFile(str(path), PERIOD, pool)
-    exchange.open(0.0)
+    exchange.update(0.0)
     before = own_descriptors()
     for _ in range(3):
         exchange.update(0.0)
@@ -163,8 +162,8 @@ def test_made_anew_from_inside_the_jail(path: Path, tmp_path: Path, pool: Record
     os.chown(tmp_path, NOBODY, NOBODY)
 
     def work() -> None:
-        exchange = ExchangeFile(str(path), PERIOD, pool)
-        exchange.open(0.0)
+        directory = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+        exchange = ExchangeFile(str(path), PERIOD, pool, directory)
         os.chroot(jail)
         os.chdir("/")
         os.setuid(NOBODY)
