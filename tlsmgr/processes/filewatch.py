@@ -42,7 +42,7 @@ class FileWatch:
         self._random = random
         self._on_renewed = on_renewed
         self._claims: dict[tuple[int, str], int] = {}  # descriptors that keep the files ours
-        self._failed: set[tuple[int, str]] = set()  # files that could not be made
+        self._failed: dict[tuple[int, str], float] = {}  # not made, and when each is tried again
         self._limit = log.Limit(WARNING_INTERVAL)
 
     def make_all(self) -> None:
@@ -66,11 +66,11 @@ class FileWatch:
         if self._scoreboard.files_blocked[0]:
             self._probe()
         broken = [(plan, file) for plan, file in self._plans if self._is_broken(file)]
-        made = [self._make_new(plan, file) for plan, file in broken]
+        made = [self._make_new(plan, file) for plan, file in broken if self._is_due(file)]
         if any(made):
             self._on_renewed()
         self._scoreboard.note_files_checked(time.monotonic())
-        return WATCH_INTERVAL if all(made) else RETRY_INTERVAL
+        return WATCH_INTERVAL
 
     def _probe(self) -> None:
         """Write to every file; returns when no file system blocks that any more."""
@@ -88,6 +88,10 @@ class FileWatch:
         if file[:2] not in self._claims:
             self._take_over(file)
         return False
+
+    def _is_due(self, file: StoreFile) -> bool:
+        """Return whether to try to make it now."""
+        return time.monotonic() >= self._failed.get(file[:2], 0.0)
 
     def _make_new(self, plan: CachePlan, file: StoreFile) -> bool:
         descriptor = self._claims.pop(file[:2], None)
@@ -111,11 +115,12 @@ class FileWatch:
         try:
             self._claims[key] = create(file)
         except StoreError as error:
-            self._failed.add(key)
+            now = time.monotonic()
+            self._failed[key] = now + RETRY_INTERVAL
             text = f"cannot make {file.name}: {error}; will try again"
-            self._limit.warning(str(key), text, time.monotonic())
+            self._limit.warning(str(key), text, now)
             return False
-        self._failed.discard(key)
+        self._failed.pop(key, None)
         return True
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.cache_files import CacheFiles
 
-from tlsmgr.processes.filewatch import FileWatch
+from tlsmgr.processes.filewatch import WATCH_INTERVAL, FileWatch
 from tlsmgr.processes.inherited import CachePlan
 from tlsmgr.processes.scoreboard import Scoreboard
 from tlsmgr.sessions.cache import Change
@@ -155,6 +155,16 @@ def test_a_file_that_was_lost_without_a_janitor(two: list[CacheFiles]) -> None:
     assert (after[1], retired) == (before[1], ["retired"])
 
 
+AT_ONCE = pytest.mark.usefixtures("at_once")
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that could not be made is tried again at each look."""
+    monkeypatch.setattr("tlsmgr.processes.filewatch.RETRY_INTERVAL", 0.0)
+
+
+@AT_ONCE
 def test_a_report_of_damage_stays_until_the_file_is_made(two: list[CacheFiles]) -> None:
     """Nobody may open it meanwhile."""
     watch, retired = watch_of(two)
@@ -163,7 +173,7 @@ def test_a_report_of_damage_stays_until_the_file_is_made(two: list[CacheFiles]) 
     mark.report_damage(mark.inode)
     two[0].path.with_name("smtp.sessions.new").mkdir()
     for _ in range(2):
-        assert watch.run(0.0) > 10
+        watch.run(0.0)
         assert mark.is_damaged
     two[0].path.with_name("smtp.sessions.new").rmdir()
     watch.run(0.0)
@@ -218,6 +228,7 @@ def test_files_are_checked_by_writing_while_a_file_system_blocks(two: list[Cache
     assert scoreboard.files_checked > first
 
 
+@AT_ONCE
 def test_a_file_that_can_not_be_made_is_tried_again(
     two: list[CacheFiles],
     capfd: pytest.CaptureFixture[str],
@@ -230,7 +241,7 @@ def test_a_file_that_can_not_be_made_is_tried_again(
     remove(two[0].file)
     two[0].path.mkdir()
     for _ in range(5):
-        assert watch.run(0.0) > 10
+        watch.run(0.0)
     assert retired == []
     (line,) = capfd.readouterr().err.splitlines()
     assert "warning: cannot make smtp.sessions: " in line
@@ -253,6 +264,36 @@ def test_a_file_that_can_not_be_made_is_tried_again(
     after = inodes(two)
     assert after[0] not in (None, before[0])
     assert after[1] == before[1]
+
+
+def test_one_that_can_not_be_made_does_not_delay_the_other(
+    two: list[CacheFiles], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried twice a minute, and all are looked at every two seconds."""
+    watch, retired = watch_of(two)
+    watch.make_all()
+    remove(two[0].file)
+    two[0].path.mkdir()
+    tries = []
+
+    def note_and_create(file: StoreFile) -> int:
+        tries.append(file.directory)
+        return create(file)
+
+    monkeypatch.setattr("tlsmgr.processes.filewatch.create", note_and_create)
+    clock = time.monotonic()
+    monkeypatch.setattr("tlsmgr.processes.filewatch.time.monotonic", lambda: clock)
+    delays = {watch.run(0.0)}
+    remove(two[1].file)
+    for _ in range(14):
+        clock += WATCH_INTERVAL
+        delays.add(watch.run(0.0))
+    assert delays == {WATCH_INTERVAL}
+    assert tries == [two[0].directory, two[1].directory]
+    assert retired == ["retired"]
+    clock += WATCH_INTERVAL
+    watch.run(0.0)
+    assert tries == [two[0].directory, two[1].directory, two[0].directory]
 
 
 def test_a_file_that_an_earlier_janitor_still_claims_is_taken_over_later(
