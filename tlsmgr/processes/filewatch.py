@@ -75,7 +75,8 @@ class FileWatch:
     def _probe(self) -> None:
         """Write to every file; returns when no file system blocks that any more."""
         for descriptor in self._claims.values():
-            os.utime(descriptor)
+            with contextlib.suppress(OSError):  # it fails, so it does not block
+                os.utime(descriptor)
 
     def _take_over(self, file: StoreFile) -> None:
         """Claim a file that is in place; a janitor that is blocked in the kernel may have it."""
