@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from support.control_client import data_of
 from support.daemon_process import MakeDaemon
 from support.master_child import NEEDS_POSTFIX, MasterChild
 from support.raw_client import (
@@ -101,6 +102,18 @@ def test_the_requests_of_one_client(make_daemon: MakeDaemon, mode: str, last: by
 
 
 @NEEDS_POSTFIX
+@pytest.mark.parametrize("made", [b"", b"0", b"0\x82", b"0\xff", b"0\x82\x01", b"session"])
+def test_what_is_no_session(make_daemon: MakeDaemon, made: bytes) -> None:
+    """It is kept as it is, and harms no process; the control process looks into it as well."""
+    daemon = make_daemon("tlsmgr_worker_processes=1", "tlsmgr_single_use_tickets=yes")
+    with Connection(daemon.socket_path) as connection:
+        for _ in range(2):
+            assert connection.ask(update(b"smtp", ID, made)) == OK
+            assert connection.ask(lookup(b"smtp", ID)) == found(made)
+    (shown,) = data_of(daemon.socket_path, "list smtp")
+    assert (shown["bytes"], shown["protocol"]) == (len(made), None)
+
+
 def test_tickets_go_over_at_a_reload() -> None:
     with MasterChild(
         keeps_sockets=True, tlsmgr_cf={"tlsmgr_single_use_tickets": "strict"}

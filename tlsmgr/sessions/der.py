@@ -49,7 +49,7 @@ def _content_of_sequence(data: bytes) -> int | None:
         size = length & ~_LONG_FORM
         start += size
         length = int.from_bytes(data[2:start], "big")
-        shortest = (size == 1 and length < _LONG_FORM) or (size > 1 and data[2] == 0)
+        shortest = (size == 1 and length < _LONG_FORM) or (size > 1 and data[2:3] == b"\0")
         if not 1 <= size <= _MOST_LENGTH_BYTES or shortest:
             return None  # the indefinite form, or more bytes than it takes
     return start if start + length == len(data) else None
