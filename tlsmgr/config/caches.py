@@ -85,12 +85,6 @@ class CachePlace(NamedTuple):
     error: str | None
 
 
-def farm_caches(conf: Configuration) -> tuple[list[str], list[str]]:
-    """Return the names in tlsmgr_farm_caches: those of caches, and those that mean nothing."""
-    names = sorted(set(conf.text("tlsmgr_farm_caches").replace(",", " ").split()))
-    return [n for n in names if n in CACHE_TYPES], [n for n in names if n not in CACHE_TYPES]
-
-
 def cache_settings(conf: Configuration, warn: Warn) -> tuple[CacheSettings, ...]:
     """Return the settings of the caches smtpd, smtp and lmtp, in that order. Looks at no file."""
     return tuple(_settings(conf, cache_type, warn) for cache_type in CACHE_TYPES)

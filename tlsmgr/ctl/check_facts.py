@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 from tlsmgr.client import TlsmgrError
 from tlsmgr.config import syntax
 from tlsmgr.config.accounts import look_up
-from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings, farm_caches
+from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings
+from tlsmgr.config.farm_caches import farm_caches
 from tlsmgr.config.load import Configuration, load
 from tlsmgr.config.redirect import WritableDir
 from tlsmgr.config.syntax import Assignment
@@ -191,16 +192,17 @@ def _of_secret(conf: Configuration, owners: frozenset[int], today: int) -> dict[
     return {"secret_file": path, "secret_problem": problem}
 
 
-def _farm_errors(conf: Configuration) -> Iterator[str]:
-    """Yield the mistakes in values that only a farm reads, with the daemon's words."""
+def _farm_errors(conf: Configuration) -> list[str]:
+    """Return the mistakes in values that only a farm reads, with the daemon's words."""
+    errors: list[str] = []
     if not conf.text("tlsmgr_farm_store"):
-        return
+        return errors
     try:
         store_url.parse(conf.text("tlsmgr_farm_store"))
     except store_url.BadUrl as error:
-        yield f"{conf.place('tlsmgr_farm_store')}: {error}"
-    for name in farm_caches(conf)[1]:
-        yield f'{conf.place("tlsmgr_farm_caches")}: unknown session cache "{name}" is ignored'
+        errors.append(f"{conf.place('tlsmgr_farm_store')}: {error}")
+    farm_caches(conf, errors.append)
+    return errors
 
 
 def _overrides(arguments: str) -> list[str]:

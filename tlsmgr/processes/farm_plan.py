@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 
 from tlsmgr import log
 from tlsmgr.config import memcache_cf
-from tlsmgr.config.caches import CacheSettings, farm_caches
+from tlsmgr.config.caches import CacheSettings
+from tlsmgr.config.farm_caches import farm_caches
 from tlsmgr.config.load import Configuration
 from tlsmgr.farm import secret, secret_file, store_url
 from tlsmgr.farm.codec import Codec
@@ -130,10 +131,7 @@ class Maker:
 
     def _shared(self) -> list[CacheSettings]:
         """Return the caches with a file that tlsmgr_farm_caches names."""
-        names, unknown = farm_caches(self._conf)
-        for name in unknown:
-            place = self._conf.place("tlsmgr_farm_caches")
-            log.error(f'{place}: unknown session cache "{name}" is ignored')
+        names = farm_caches(self._conf, log.error)
         caches = (cache for cache in self._settings if cache.cache_type in names)
         return [cache for cache in caches if not cache.is_remote]
 
