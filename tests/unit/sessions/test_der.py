@@ -43,6 +43,8 @@ def test_a_protocol_without_a_name() -> None:
         b"session",
         sequence(b""),
         sequence(HEAD)[:-1],  # shorter than it says
+        b"\x30\x82",  # without the bytes of its length
+        b"\x30\x82\x01",
         sequence(HEAD) + b"\0",  # longer
         b"\x31" + sequence(HEAD)[1:],  # a SET
         b"\x30\x80" + HEAD + bytes(2),  # the indefinite form
