@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support.daemon_clients import ask
+from support.daemon_process import SHORT_DRAIN, SHORT_DRAIN_TIME, SHORT_IDLE_TIME, WATCHFUL
 from support.live_processes import descriptors_of
 from support.master_child import NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
@@ -30,18 +31,11 @@ from support.steady_clients import SteadyClients
 
 pytestmark = NEEDS_POSTFIX
 
-DRAIN_TIME, IDLE_TIME = 3.0, 1.0
-SHORT_DRAIN = f"""
-from tlsmgr.processes import drain
-
-drain.DRAIN_TIME, drain.IDLE_TIME = {DRAIN_TIME}, {IDLE_TIME}
-"""
-
 
 @pytest.fixture
 def child() -> Iterator[MasterChild]:
     """A daemon that serves."""
-    with MasterChild(keeps_sockets=True, prelude=SHORT_DRAIN) as daemon:
+    with MasterChild(keeps_sockets=True, prelude=SHORT_DRAIN + WATCHFUL) as daemon:
         daemon.wait_until_ready()
         yield daemon
         daemon.stop()
@@ -246,9 +240,9 @@ def test_silent_clients_do_not_keep_it_for_long(child: MasterChild) -> None:
         began = time.monotonic()
         child.reload()
         assert silent.read_to_end() == b""
-        assert time.monotonic() - began >= IDLE_TIME
+        assert time.monotonic() - began >= SHORT_IDLE_TIME
         assert half.read_to_end() == b""
-        assert time.monotonic() - began >= DRAIN_TIME - 0.5
+        assert time.monotonic() - began >= SHORT_DRAIN_TIME - 0.5
     wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon_clients import ask
+from support.daemon_process import SHORT_DRAIN, WATCHFUL
 from support.master_child import NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
@@ -17,19 +18,15 @@ pytestmark = NEEDS_POSTFIX
 
 COUNT = 50
 SAID = r"\bsmtp TLS session cache starts|damaged|recreated|warning"
-SHORT_DRAIN = """
-from tlsmgr.processes import drain, filewatch
-
-drain.DRAIN_TIME, drain.IDLE_TIME = 3.0, 1.0
-filewatch.WATCH_INTERVAL = 0.1
-"""
 
 
 @pytest.fixture
 def child() -> Iterator[MasterChild]:
-    """A daemon that serves, and looks at its files ten times a second."""
+    """A daemon that serves, and looks at its files often."""
     limits = {"smtp_tls_session_cache_size_limit": "32M"}
-    with MasterChild(keeps_sockets=True, tlsmgr_cf=limits, prelude=SHORT_DRAIN) as daemon:
+    with MasterChild(
+        keeps_sockets=True, tlsmgr_cf=limits, prelude=SHORT_DRAIN + WATCHFUL
+    ) as daemon:
         daemon.wait_until_ready()
         yield daemon
         daemon.stop()

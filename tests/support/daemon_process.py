@@ -34,6 +34,12 @@ _OPEN = (
 )
 WATCHFUL = "from tlsmgr.processes import filewatch; filewatch.WATCH_INTERVAL = 0.2\n"
 """Sabotage: the janitor looks at the session files ten times as often."""
+SHORT_DRAIN_TIME, SHORT_IDLE_TIME = 3.0, 1.0  # seconds
+SHORT_DRAIN = f"""
+from tlsmgr.processes import drain
+drain.DRAIN_TIME, drain.IDLE_TIME = {SHORT_DRAIN_TIME}, {SHORT_IDLE_TIME}
+"""
+"""Sabotage: workers let go of their clients in a third of the time."""
 REPLACED_SOON = "from tlsmgr.processes import restarts; restarts.LONGEST_PAUSE = 0.1\n"
 """Sabotage: a process that died young is replaced after that pause at most. Put it first: other
 modules import the value."""
