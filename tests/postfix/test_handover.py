@@ -7,47 +7,32 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from support.launcher import launcher
+from support.daemon_process import SHORT_DRAIN
 from support.live_processes import is_alive, workers_of
-from support.postfix_instance import PostfixInstance, need_postfix
+from support.postfix_instance import PostfixInstance
 from support.postfix_sandbox import wait_until
+from support.serving_postfix import PATIENCE, parent_of, serving_postfix
 from support.steady_clients import SteadyClients
 from support.ticket_clients import TicketClients
 
-PATIENCE = 30.0  # seconds; limit for any wait on a loaded machine
 COUNT = 80
 
 
-@pytest.fixture(params=[True, False], ids=["jail", "no jail"])
+@pytest.fixture(
+    params=[
+        pytest.param(True, id="jail"),
+        pytest.param(False, id="no jail", marks=pytest.mark.long),
+    ]
+)
 def postfix(request: pytest.FixtureRequest) -> Iterator[PostfixInstance]:
     """A system that serves."""
-    need_postfix("btree")
-    with (
-        launcher() as path,
-        PostfixInstance(tlsmgr=path, chroot=request.param, mail=True) as system,
-    ):
+    with serving_postfix(chroot=request.param) as system:
         yield system
-        assert system.stop() == []
-        assert system.processes() == []
-        assert system.log_lines("throttling|panic:|fatal:|error:|Traceback") == []
-
-
-def parent_of(postfix: PostfixInstance, other_than: int = 0) -> int:
-    """The pid of our parent, once it has all its workers."""
-    found: list[int] = []
-
-    def look() -> bool:
-        children = psutil.Process(postfix.master_pid()).children()
-        found[:] = [p.pid for p in children if workers_of(p.pid) and p.pid != other_than]
-        return len(found) == 1 and len(workers_of(found[0])) == len(os.sched_getaffinity(0))
-
-    wait_until(look, PATIENCE)
-    return found[0]
 
 
 def reload(postfix: PostfixInstance) -> None:
     """Reload, and wait until the successor has taken over, without any client."""
-    before = parent_of(postfix)
+    before = parent_of(postfix).pid
     postfix.postfix("reload")
     postfix.wait_log(f"took over from process {before}: session ticket key ")
 
@@ -61,7 +46,7 @@ def test_tickets_and_sessions_stay(postfix: PostfixInstance) -> None:
         reload(postfix)
         if reloads in (1, 4):
             assert clients.accepted() >= 0.95
-    before = parent_of(postfix)
+    before = parent_of(postfix).pid
     os.kill(before, 9)
     postfix.wait_log(f"took over from process {before}: session ticket key ")
     assert clients.accepted() >= 0.95
@@ -71,22 +56,23 @@ def test_tickets_and_sessions_stay(postfix: PostfixInstance) -> None:
 
 
 @pytest.mark.parametrize(
-    "postfix",
+    ("chroot", "prelude"),
     [
-        pytest.param(True, id="jail"),
-        pytest.param(False, id="no jail", marks=pytest.mark.long),
+        pytest.param(True, SHORT_DRAIN, id="jail"),
+        pytest.param(False, "", id="no jail, and all the time", marks=pytest.mark.long),
     ],
-    indirect=True,
 )
-def test_busy_clients_lose_no_second(postfix: PostfixInstance) -> None:
+def test_busy_clients_lose_no_second(chroot: bool, prelude: str) -> None:
     """In three reloads, until the last of the workers before has gone."""
-    path = str(postfix.socket)
-    with SteadyClients(path, 32) as clients:
+    with (
+        serving_postfix(chroot, prelude) as postfix,
+        SteadyClients(str(postfix.socket), 32) as clients,
+    ):
         old: list[psutil.Process] = []
         for _ in range(3):
             served = clients.served
             wait_until(lambda n=served: clients.served > n + 200, PATIENCE)  # type: ignore[misc]
-            before = parent_of(postfix)
+            before = parent_of(postfix).pid
             old += workers_of(before)
             postfix.postfix("reload")
             assert parent_of(postfix, before)

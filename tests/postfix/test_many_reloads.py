@@ -7,19 +7,17 @@ import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import psutil
 import pytest
-from support.launcher import launcher
-from support.live_processes import descriptors_of, workers_of
-from support.postfix_instance import PostfixInstance, need_postfix
+from support.live_processes import descriptors_of
+from support.postfix_instance import PostfixInstance
 from support.postfix_sandbox import wait_until
 from support.raw_client import NO_SESSION, OK, Connection, found, lookup, update
+from support.serving_postfix import PATIENCE, ours, parent_of, serving_postfix
 from support.steady_clients import SteadyClients
 from support.ticket_clients import TicketClients
 
 pytestmark = pytest.mark.long
 
-PATIENCE = 60.0  # seconds; limit for any wait on a loaded machine
 RELOADS, CLIENTS, TICKETS, SESSIONS = 20, 32, 80, 100
 GROWTH = 1.2  # factor
 
@@ -36,35 +34,13 @@ class Size(NamedTuple):
 @pytest.fixture(params=[True, False], ids=["jail", "no jail"])
 def postfix(request: pytest.FixtureRequest) -> Iterator[PostfixInstance]:
     """A system that serves."""
-    need_postfix("btree")
-    with (
-        launcher() as path,
-        PostfixInstance(tlsmgr=path, chroot=request.param, mail=True) as system,
-    ):
+    with serving_postfix(chroot=request.param) as system:
         yield system
-        assert system.stop() == []
-        assert system.log_lines("throttling|panic:|fatal:|error:|Traceback") == []
-
-
-def ours(postfix: PostfixInstance) -> list[psutil.Process]:
-    return [p for p in postfix.processes() if p.name().startswith("tlsmgr")]
-
-
-def parent_of(postfix: PostfixInstance) -> int:
-    """The pid of our parent, once it has all its workers."""
-    found: list[int] = []
-
-    def look() -> bool:
-        found[:] = [p.pid for p in ours(postfix) if p.ppid() == postfix.master_pid()]
-        return len(found) == 1 and len(workers_of(found[0])) == len(os.sched_getaffinity(0))
-
-    wait_until(look, PATIENCE)
-    return found[0]
 
 
 def size_of(postfix: PostfixInstance) -> Size:
     """When no worker drains any more."""
-    parent = psutil.Process(parent_of(postfix))
+    parent = parent_of(postfix)
     wait_until(lambda: len(ours(postfix)) == 1 + len(parent.children()), PATIENCE)
     family = [parent, *parent.children()]
     memory = [int(process.memory_full_info().uss) for process in family]
@@ -83,11 +59,11 @@ def test_twenty_reloads(postfix: PostfixInstance) -> None:
     before = size_of(postfix)
     with SteadyClients(path, CLIENTS) as clients:
         for _ in range(RELOADS):
-            pid, served = parent_of(postfix), clients.served
+            pid, served = parent_of(postfix).pid, clients.served
             wait_until(lambda n=served: clients.served > n + 100, PATIENCE)  # type: ignore[misc]
             os.kill(postfix.master_pid(), signal.SIGHUP)
             postfix.wait_log(f"took over from process {pid}: session ticket key ")
-        parent = psutil.Process(parent_of(postfix))
+        parent = parent_of(postfix)
         wait_until(lambda: len(ours(postfix)) == 1 + len(parent.children()), PATIENCE)
     assert clients.failures == []
     assert clients.lost == 0

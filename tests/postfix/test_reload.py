@@ -9,19 +9,14 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from support.daemon_clients import ask
-from support.daemon_process import shared_memory_names, wait_for
+from support.daemon_process import REPLACED_SOON, SHORT_DRAIN, shared_memory_names, wait_for
 from support.launcher import launcher
 from support.live_processes import workers_of
 from support.mail_traffic import MAY, PATIENCE, SOON, Traffic, deliveries_in_clear
 from support.postfix_instance import PostfixInstance, need_postfix
 from support.postfix_sandbox import wait_until
 from support.raw_client import Connection, policy
-
-AT_ONCE = """
-from tlsmgr.processes import restarts, worker
-restarts.LONGEST_PAUSE, worker.DRAIN_TIME = 0.1, 1.0
-"""
-"""Workers that die young are replaced at once, and retired ones go soon."""
+from support.serving_postfix import ours, parent_of
 
 SYSTEMS = [
     pytest.param(("btree", True), id="jail"),
@@ -36,7 +31,7 @@ def postfix(request: pytest.FixtureRequest) -> Iterator[PostfixInstance]:
     need_postfix(cache_type)
     quiet = {"smtp_tls_loglevel": "1", "smtpd_tls_loglevel": "1"}
     with (
-        launcher(AT_ONCE) as path,
+        launcher(REPLACED_SOON + SHORT_DRAIN) as path,
         PostfixInstance(
             tlsmgr=path,
             cache_type=cache_type,
@@ -49,44 +44,9 @@ def postfix(request: pytest.FixtureRequest) -> Iterator[PostfixInstance]:
         assert system.stop() == []
 
 
-def parent_of(postfix: PostfixInstance) -> psutil.Process:
-    """Our parent, once it has all its workers."""
-    found: list[psutil.Process] = []
-
-    def look() -> bool:
-        found[:] = parents(postfix)
-        return len(found) == 1 and len(workers_of(found[0].pid)) == workers_wanted()
-
-    wait_until(look, PATIENCE)
-    return found[0]
-
-
-def parents(postfix: PostfixInstance) -> list[psutil.Process]:
-    """The children of master(8) that are our program."""
-    return [p for p in ours(postfix) if p.ppid() == postfix.master_pid()]
-
-
-def ours(postfix: PostfixInstance) -> list[psutil.Process]:
-    """All processes of our program, with any parent."""
-    return [p for p in postfix.processes() if "-I" in command_of(p)]  # of Python
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    """The command line; empty for what has just gone."""
-    try:
-        return list(process.cmdline())
-    except psutil.NoSuchProcess:
-        return []
-
-
 def wait_until_gone(*processes: psutil.Process) -> None:
     """Wait until they are dead, and buried by their parents."""
     wait_until(lambda: not any(process.is_running() for process in processes), PATIENCE)
-
-
-def workers_wanted() -> int:
-    """As many as there are processors."""
-    return len(os.sched_getaffinity(0))
 
 
 def exchange_file(postfix: PostfixInstance) -> bytes:

@@ -25,10 +25,10 @@ from support.postfix_instance import PostfixInstance, need_postfix
 from support.postfix_sandbox import wait_until
 from support.raw_client import Connection, data_of, expect_seed, lookup, tktkey, update
 from support.secret_search import Contents, in_memory
+from support.serving_postfix import PATIENCE, ours, parent_of
 
 from tlsmgr.tickets import NAME_BYTES, RANDOM_BYTES
 
-PATIENCE = 30.0  # seconds; limit for any wait on a loaded machine
 SHM = Path("/dev/shm")
 KEY = 32  # bytes of each key in a ticket key, and of each key of a session cache
 AFTER = 20  # looks when the next one serves
@@ -70,28 +70,6 @@ class System(PostfixInstance):
         with Connection(str(self.socket)) as connection:
             key = data_of(connection.ask(tktkey()), b"keybuf")[NAME_BYTES:RANDOM_BYTES]
         return [key[:KEY], key[KEY:]]
-
-    def ours(self) -> list[psutil.Process]:
-        """All processes of our program."""
-        return [process for process in self.processes() if "-I" in _command(process)]
-
-    def parent_pid(self) -> int:
-        """The pid of the parent, once it has workers."""
-        found: list[int] = []
-
-        def look() -> bool:
-            children = psutil.Process(self.master_pid()).children()
-            found[:] = [p.pid for p in children if workers_of(p.pid)]
-            return bool(found)
-
-        wait_until(look, PATIENCE)
-        return found[0]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return list(process.cmdline())
-    return []
 
 
 @pytest.fixture
@@ -160,7 +138,7 @@ def look_while(postfix: System, found: Contents, before: int) -> int:
     end = time.monotonic() + PATIENCE
     left, between = AFTER, 0
     while left:
-        with stopped(postfix.ours()):
+        with stopped(ours(postfix)):
             found.look(postfix.directory, postfix.data, SHM)
             parents = [p.pid for p in psutil.Process(postfix.master_pid()).children()]
             serves = any(pid != before and workers_of(pid) for pid in parents)
@@ -177,7 +155,7 @@ def test_no_file_holds_a_key_during_a_reload(postfix: System) -> None:
     tickets, between = postfix.ticket_keys(), 0
     with traffic(str(postfix.socket)):
         for _ in range(2):
-            before = postfix.parent_pid()
+            before = parent_of(postfix).pid
             assert in_memory(workers_of(before)[0].pid, tickets) == set(tickets)
             os.kill(postfix.master_pid(), signal.SIGHUP)
             between += look_while(postfix, found, before)
@@ -186,7 +164,7 @@ def test_no_file_holds_a_key_during_a_reload(postfix: System) -> None:
     sealing = postfix.sealing_keys()
     assert len(sealing) == 3 * 4, "of three daemons with two caches"
     in_use = {sealing[1], *sealing[0::4]}  # of one cache; its digest key is that of the first
-    assert in_memory(workers_of(postfix.parent_pid())[0].pid, in_use) == in_use
+    assert in_memory(workers_of(parent_of(postfix).pid)[0].pid, in_use) == in_use
     assert between > 2
     print(f"{found.looks} looks, {between} between the daemons")
     assert {"smtp_scache.sessions", "prng_exch", "main.cf"} <= {p.name for p in found.paths()}
@@ -199,7 +177,7 @@ def test_nothing_is_left_after_a_stop(postfix: System) -> None:
     tickets = postfix.ticket_keys()
     with Connection(str(postfix.socket)) as stays:
         expect_seed(stays, 4)
-        before = postfix.parent_pid()
+        before = parent_of(postfix).pid
         os.kill(postfix.master_pid(), signal.SIGHUP)
         postfix.wait_log(f"took over from process {before}: ")
         postfix.postfix("stop")
@@ -213,8 +191,8 @@ def test_nothing_is_left_after_a_stop(postfix: System) -> None:
     postfix.start()
     new = postfix.ticket_keys()
     assert not set(new) & set(tickets)
-    (parent,) = {postfix.parent_pid()}
-    for process in [psutil.Process(parent), *workers_of(parent)]:
+    parent = parent_of(postfix)
+    for process in [parent, *workers_of(parent.pid)]:
         assert in_memory(process.pid, [*new, *tickets, *sealing]) == set(new)
 
 
