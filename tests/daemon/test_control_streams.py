@@ -12,6 +12,7 @@ import pytest
 from support.checkout import CHECKOUT
 from support.daemon_process import Daemon
 from support.raw_client import OK, Connection, update
+from support.settled_files import empty_configuration
 
 COMMANDS = [
     "",
@@ -66,13 +67,18 @@ def arguments(request: pytest.FixtureRequest, running: Daemon, tmp_path: Path) -
     return ["--socket", running.socket_path, *words]
 
 
+@pytest.fixture(autouse=True)
+def no_postfix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Postfix of this host is not looked at."""
+    monkeypatch.setenv("MAIL_CONFIG", empty_configuration(tmp_path / "etc"))
+
+
 def ctl(arguments: list[str], redirection: str = "", **options: object) -> tuple[int, bytes]:
     """Run it; return the exit status and what it says on standard error."""
     program = [sys.executable, "-m", "tlsmgr.ctl.main", *arguments]
     run = subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *program],
         cwd=CHECKOUT,
-        env={**os.environ, "MAIL_CONFIG": "/nonexistent"},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         timeout=60,

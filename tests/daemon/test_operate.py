@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.checkout import CHECKOUT
 from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.settled_files import empty_configuration
 
 from tlsmgr.client import Client
 from tlsmgr.ctl import top_view
@@ -23,12 +24,14 @@ pytestmark = pytest.mark.skipif(
     DEFAULT_COMMAND not in COMMANDS, reason="the daemon has no control socket yet"
 )
 SEEDS = 50
+SOON = "from tlsmgr.processes import worker; worker.BEAT_INTERVAL = worker.CHECK_INTERVAL = 0.05"
+"""A worker adds the times of its replies to the histograms that often, and not once a second."""
 
 
 @pytest.fixture
 def daemon(make_daemon: MakeDaemon) -> Daemon:
     """A daemon that has answered SEEDS seeds, an update and two lookups, one of them in vain."""
-    daemon = make_daemon("tlsmgr_worker_processes=2")
+    daemon = make_daemon("tlsmgr_worker_processes=2", sabotage=SOON)
     serve(daemon)
     return daemon
 
@@ -41,7 +44,6 @@ def serve(daemon: Daemon) -> None:
         assert client.lookup("smtp", b"id") == b"session"
         assert client.lookup("smtp", b"other") is None
         assert client.ticket_key() is not None
-    # A worker adds the times of its replies to the histograms once a second.
     wait_for(lambda: is_timed(status_of(daemon)), "the times of all requests")
 
 
@@ -57,7 +59,7 @@ def ctl(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tlsmgr.ctl.main", "--socket", daemon.socket_path, *arguments],
         cwd=CHECKOUT,
-        env={**os.environ, "MAIL_CONFIG": "/nonexistent"},
+        env={**os.environ, "MAIL_CONFIG": empty_configuration(daemon.state / "etc")},
         capture_output=True,
         text=True,
         timeout=60,

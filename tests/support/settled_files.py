@@ -18,3 +18,14 @@ def write_settled(path: Path, content: str) -> None:
         return
     path.write_bytes(data)
     os.utime(path, (time.time() - 100,) * 2)
+
+
+def empty_configuration(directory: Path) -> str:
+    """Make the directory of a Postfix that has no service; return its path.
+
+    Without its files, postconf(1) would pause for a second after its fatal error.
+    """
+    directory.mkdir()
+    for name in ("main.cf", "master.cf"):
+        write_settled(directory / name, "")
+    return str(directory)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.checkout import CHECKOUT
 from support.postfix_instance import StockTlsmgr, postfix_missing
-from support.settled_files import write_settled
+from support.settled_files import empty_configuration, write_settled
 
 from tlsmgr.client import Client
 from tlsmgr.ctl import instance
@@ -145,9 +145,10 @@ def test_default_socket(server: Path, tmp_path: Path) -> None:
         private = tmp_path / state / "tlsmgr" / "private"
         private.mkdir(parents=True)
         (private / "tlsmgr").symlink_to(server)
+    none = empty_configuration(tmp_path / "etc")
     elsewhere, in_home = str(tmp_path / "state"), str(tmp_path / "home")
     for state, home in [(elsewhere, "/nonexistent"), ("", in_home), ("relative", in_home)]:
-        run = ctl("policy", "smtp", XDG_STATE_HOME=state, HOME=home)
+        run = ctl("policy", "smtp", MAIL_CONFIG=none, XDG_STATE_HOME=state, HOME=home)
         expect_output(run, b"cachable yes\ntimeout 3600\n")
 
 
@@ -241,7 +242,7 @@ def test_of_several_postfixes_the_one_that_has_ours_enabled(postfix: dict[str, s
         directory.mkdir()
         queue = f"queue_directory = {directory}/queue\n"
         others = f"multi_instance_directories = {second}\n"
-        (directory / "main.cf").write_text(queue + others)
+        write_settled(directory / "main.cf", queue + others)
         (directory / "master.cf").write_text(f"tlsmgr unix - - y 1000? 1 {command}\n")
     found = instance.enabled_postfix({**postfix, "MAIL_CONFIG": str(default)})
     assert found == instance.Instance(f"{second}/queue/private/tlsmgr", str(second), True)
