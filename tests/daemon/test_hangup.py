@@ -291,7 +291,8 @@ def test_a_hangup_of_the_terminal_ends_it(make_daemon: MakeDaemon) -> None:
     """As long as the terminal is there, the signal is a reload."""
     controller, terminal = os.openpty()
     take_it = (
-        "import fcntl, os, sys, termios\n"
+        "import fcntl, os, signal, sys, termios\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup(1)
         "if os.getsid(0) != os.getpid() and '--check' not in sys.argv:\n"
         "    os.setsid()\n"
         f"    fd = os.open({os.ttyname(terminal)!r}, os.O_RDWR)\n"
