@@ -246,12 +246,12 @@ def test_many_signals_at_once(daemon: Daemon) -> None:
 def test_the_end_may_come_at_any_moment_of_a_reload(make_daemon: MakeDaemon, idle: Daemon) -> None:
     """It leaves no socket, no pid file, no process and no memory."""
     pid_file = idle.state / "pid"
-    for step in range(12):
+    for step in range(8):
         daemon = make_daemon(ONE, arguments=("--pid-file", str(pid_file)))
         with Connection(daemon.socket_path) as stays:
             expect_seed(stays, 4)
             daemon.send(signal.SIGHUP)
-            time.sleep(step * 0.06)
+            time.sleep(step * 0.09)
             daemon.send(signal.SIGTERM if step % 2 else signal.SIGINT)
             assert daemon.wait() == 0, (step, daemon.log())
             wait_for(lambda d=daemon: not d.processes(), "end of all", 5)  # type: ignore[misc]

@@ -49,11 +49,14 @@ def test_end_with_the_status_channel(stock: bool) -> None:
 def test_end_with_the_status_channel_while_starting(stock: bool) -> None:
     delays = [0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3]
     with contextlib.ExitStack() as stack:
+        children: list[MasterChild] = []
         for delay in delays:
             child = stack.enter_context(MasterChild(stock=stock))
             time.sleep(delay)  # not hope: any moment of the start-up will do
             child.hang_up()
             assert child.wait(PATIENCE) == 0, child.log()
+            children.append(child)
+        for child in children:
             child.expect_all_gone()
 
 
@@ -116,6 +119,6 @@ Children.mark_stalled = lambda self, now: time.sleep(600)
 
 
 def test_watchdog_ends_a_parent_that_is_stuck() -> None:
-    with MasterChild(prelude=STUCK, parameters={"daemon_timeout": "3s"}) as child:
+    with MasterChild(prelude=STUCK, parameters={"daemon_timeout": "2s"}) as child:
         assert child.wait(PATIENCE) in (1, -signal.SIGALRM)
         child.expect_all_gone()
