@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from support.checkout import CHECKOUT
 from support.daemon_clients import accepts, ask
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.raw_client import data_of, policy, policy_is, seed
@@ -18,8 +17,6 @@ from support.settled_files import write_settled
 from support.standalone_program import fatal_line, run
 
 from tlsmgr import standalone
-
-ROOT = CHECKOUT
 
 # ---------------------------------------------------------------------------------------- defaults
 
@@ -216,24 +213,3 @@ def test_nobody_needs_to_read_the_path(idle: Daemon) -> None:
     _, words = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, words
     assert b"Traceback" not in words
-
-
-def test_the_script(idle: Daemon) -> None:
-    """scripts/tlsmgr-start, twice. The first run may have to install something."""
-    for _ in range(2):
-        process = subprocess.Popen(
-            [ROOT / "scripts" / "tlsmgr-start", "-o", "tlsmgr_worker_processes=1"],
-            env=idle.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        path = process.stdout.readline().rstrip("\n")
-        try:
-            assert len(data_of(ask(path, seed(5)), b"seed")) == 5
-        finally:
-            process.terminate()
-            process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0
-        assert not os.path.lexists(path)

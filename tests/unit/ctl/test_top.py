@@ -125,11 +125,23 @@ def test_a_bad_interval(interval: str) -> None:
 
 
 def test_no_daemon_is_a_plain_line(tmp_path: Path) -> None:
+    reason = f"connect to {tmp_path}/s: No such file or directory"
+    assert refused_in_a_terminal(tmp_path) == f"tlsmgrctl: {reason}\n"
+
+
+def refused_although_served(directory: Path, **environment: str) -> str:
+    with ControlSocket(directory / "s", busy):
+        return refused_in_a_terminal(directory, **environment)
+
+
+def refused_in_a_terminal(directory: Path, **environment: str) -> str:
+    """The line on standard error of a `top` that does not start."""
     master, slave = pty.openpty()
     try:
         run = subprocess.run(
-            [*COMMAND, "top", "--socket", tmp_path / "s"],
+            [*COMMAND, "top", "--socket", directory / "s"],
             cwd=CHECKOUT,
+            env={**os.environ, **environment},
             stdin=slave,
             stdout=slave,
             stderr=subprocess.PIPE,
@@ -139,45 +151,23 @@ def test_no_daemon_is_a_plain_line(tmp_path: Path) -> None:
     finally:
         os.close(slave)
         os.close(master)
-    reason = f"connect to {tmp_path}/s: No such file or directory"
-    assert (run.returncode, run.stderr) == (1, f"tlsmgrctl: {reason}\n")
-
-
-def in_a_terminal(directory: Path, **environment: str) -> str:
-    """The line on standard error of a `top` that does not start, although a daemon answers."""
-    master, slave = pty.openpty()
-    try:
-        with ControlSocket(directory / "s", busy):
-            run = subprocess.run(
-                [*COMMAND, "top", "--socket", directory / "s"],
-                cwd=CHECKOUT,
-                env={**os.environ, **environment},
-                stdin=slave,
-                stdout=slave,
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=60,
-            )
-    finally:
-        os.close(slave)
-        os.close(master)
     assert run.returncode == 1
     return run.stderr
 
 
 def test_a_terminal_that_is_unknown(tmp_path: Path) -> None:
-    errors = in_a_terminal(tmp_path, TERM="no-such-terminal")
+    errors = refused_although_served(tmp_path, TERM="no-such-terminal")
     assert errors.startswith("tlsmgrctl: this terminal cannot be used: ")
 
 
 def test_a_terminal_that_cannot_move_the_cursor(tmp_path: Path) -> None:
     """On it, curses shows an empty screen."""
-    assert in_a_terminal(tmp_path, TERM="dumb") == (
+    assert refused_although_served(tmp_path, TERM="dumb") == (
         "tlsmgrctl: this terminal cannot be used: dumb cannot move the cursor\n"
     )
 
 
 def test_a_python_without_curses(tmp_path: Path) -> None:
     (tmp_path / "curses.py").write_text("raise ImportError")
-    errors = in_a_terminal(tmp_path, PYTHONPATH=str(tmp_path))
+    errors = refused_although_served(tmp_path, PYTHONPATH=str(tmp_path))
     assert errors == "tlsmgrctl: top needs curses, which this Python lacks\n"

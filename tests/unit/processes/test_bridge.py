@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from support.checkout import CHECKOUT
 from support.own_descriptors import own_descriptors
 
-from tlsmgr.processes.bridge import answer, call_late, end, make, meet, state_of
+from tlsmgr.processes.bridge import Met, answer, call_late, end, make, meet, state_of
 from tlsmgr.processes.parking import Parked, park
 
 
@@ -35,68 +36,73 @@ def leave(listener: socket.socket, *descriptors: int) -> None:
     os.close(memory)
 
 
+def leave_bridge(listener: socket.socket, state: bytes = b"") -> int:
+    """Park a message with one end of a bridge; return the other end, the old workers'."""
+    successor, workers = make(state)
+    leave(listener, successor)
+    os.close(successor)
+    return workers
+
+
+@contextlib.contextmanager
+def met_by(listener: socket.socket) -> Iterator[Met]:
+    """What a successor meets, which has a message; its end of the bridge closes at the end."""
+    met = meet(listener.fileno())
+    assert isinstance(met.parked, Parked)
+    yield met
+    met.parked.close()
+    close(*met.clients)
+
+
+def client_of(listener: socket.socket) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client.connect(listener.getsockname())
+    return client
+
+
 def close(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
 
 
 def test_old_workers_get_the_clients_that_were_met(listener: socket.socket) -> None:
-    successor, workers = make()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(listener.getsockname())
-        leave(listener, successor)
-        close(successor)
-        met = meet(listener.fileno())
-        assert isinstance(met.parked, Parked)
-        assert met.clients == []
-        (passed,) = answer(workers) or []
-        os.write(passed, b"greeting")
-        assert client.recv(20) == b"greeting"
-        close(passed)
-    assert answer(workers) == [], "it is called, and open"
-    met.parked.close()
+    with client_of(listener) as client:
+        workers = leave_bridge(listener)
+        with met_by(listener) as met:
+            assert met.clients == []
+            (passed,) = answer(workers) or []
+            os.write(passed, b"greeting")
+            assert client.recv(20) == b"greeting"
+            close(passed)
+            assert answer(workers) == [], "it is called, and open"
     assert answer(workers) is None
     close(workers)
 
 
 def test_a_call_without_clients(listener: socket.socket) -> None:
-    successor, workers = make()
-    leave(listener, successor)
-    close(successor)
-    met = meet(listener.fileno())
-    assert answer(workers) == []
-    assert met.parked is not None
-    met.parked.close()
+    workers = leave_bridge(listener)
+    with met_by(listener):
+        assert answer(workers) == []
     assert answer(workers) is None
     close(workers)
 
 
 def test_a_state_that_is_too_long_to_be_sent(listener: socket.socket) -> None:
-    successor, workers = make(bytes(1 << 24))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(listener.getsockname())
-        leave(listener, successor)
-        close(successor)
-        met = meet(listener.fileno())
-        assert len(met.clients) == 1
-        assert met.parked is not None
-        met.parked.close()
-        close(workers, *met.clients)
+    with client_of(listener):
+        workers = leave_bridge(listener, bytes(1 << 24))
+        with met_by(listener) as met:
+            assert len(met.clients) == 1
+    close(workers)
 
 
 def expect_call(listener: socket.socket) -> None:
     """A client that waits is met, and passed on to the old workers."""
-    successor, workers = make()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(listener.getsockname())
-        leave(listener, successor)
-        close(successor)
-        met = meet(listener.fileno())
-        passed = answer(workers) or []
-        assert len(passed) == 1
-        assert met.clients == []
-        assert met.parked is not None
-        met.parked.close()
+    with client_of(listener):
+        workers = leave_bridge(listener)
+        with met_by(listener) as met:
+            passed = answer(workers) or []
+            assert len(passed) == 1
+            assert met.clients == []
     close(workers, *passed)
 
 
@@ -134,20 +140,15 @@ def test_nobody_is_called_when_a_file_of_the_policy_changed(
         none.touch,
     ]
     for change in [None, *steps]:
-        successor, workers = make(state_of([str(file), str(none)]))
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.connect(listener.getsockname())
-            leave(listener, successor)
-            close(successor)
+        with client_of(listener):
+            workers = leave_bridge(listener, state_of([str(file), str(none)]))
             if change is not None:
                 change()
-            met = meet(listener.fileno())
-            passed = answer(workers) or []
-            assert (len(passed), len(met.clients)) == ((0, 1) if change else (1, 0))
-            assert met.parked is not None
-            met.parked.close()
+            with met_by(listener) as met:
+                passed = answer(workers) or []
+                assert (len(passed), len(met.clients)) == ((0, 1) if change else (1, 0))
             assert answer(workers) is None
-        close(workers, *passed, *met.clients)
+        close(workers, *passed)
 
 
 def test_a_file_that_was_changed_while_it_was_read_counts_as_changed(tmp_path: Path) -> None:
@@ -165,27 +166,20 @@ def test_a_late_call_is_for_the_same_policy(
 ) -> None:
     """Old workers without a policy are not called either. The clients are the successor's."""
     file = tmp_path / "main.cf"
-    successor, workers = make(state_of([str(file)], policy and "same"))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(listener.getsockname())
-        leave(listener, successor)
-        close(successor)
+    with client_of(listener):
+        workers = leave_bridge(listener, state_of([str(file)], policy and "same"))
         file.touch()
-        met = meet(listener.fileno())
-        assert answer(workers) == []
-        call_late(met, policy)
-        passed = answer(workers) or []
-        assert (len(passed), len(met.clients)) == ((1, 0) if policy == "same" else (0, 1))
-        assert met.parked is not None
-        met.parked.close()
-        close(workers, *passed, *met.clients)
+        with met_by(listener) as met:
+            assert answer(workers) == []
+            call_late(met, policy)
+            passed = answer(workers) or []
+            assert (len(passed), len(met.clients)) == ((1, 0) if policy == "same" else (0, 1))
+    close(workers, *passed)
 
 
 def test_a_message_that_is_dropped_ends_the_bridge(listener: socket.socket) -> None:
     """As stock does, and the kernel when the socket is closed."""
-    successor, workers = make()
-    leave(listener, successor)
-    close(successor)
+    workers = leave_bridge(listener)
     connection, _ = listener.accept()
     assert connection.recv(10) == b"W\0"
     connection.close()
@@ -195,16 +189,10 @@ def test_a_message_that_is_dropped_ends_the_bridge(listener: socket.socket) -> N
 
 def test_old_workers_that_have_gone(listener: socket.socket) -> None:
     """The clients stay with the successor."""
-    successor, workers = make()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(listener.getsockname())
-        leave(listener, successor)
-        close(successor, workers)
-        met = meet(listener.fileno())
-        assert met.parked is not None
-        assert len(met.clients) == 1
-        close(*met.clients)
-        met.parked.close()
+    with client_of(listener):
+        os.close(leave_bridge(listener))
+        with met_by(listener) as met:
+            assert len(met.clients) == 1
 
 
 def test_a_successor_that_waits_for_their_end() -> None:
@@ -239,8 +227,7 @@ def test_who_gets_no_client(listener: socket.socket, kind: str, monkeypatch) -> 
     """No bridge, no socket, and one from a user who could not replace the socket."""
     reader, writer = os.pipe()
     successor, workers = make()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.connect(listener.getsockname())
+    with client_of(listener):
         leave(listener, *{"none": [], "pipe": [writer], "stranger": [successor]}[kind])
         close(successor, writer)
         if kind == "stranger":
@@ -249,11 +236,8 @@ def test_who_gets_no_client(listener: socket.socket, kind: str, monkeypatch) -> 
                 "tlsmgr.processes.parking._descriptors_in",
                 lambda rights: [int.from_bytes(rights[0][2][i : i + 4], "little") for i in (0, 4)],
             )
-        met = meet(listener.fileno())
-        assert met.parked is not None
-        assert len(met.clients) == 1
-        close(*met.clients)
-        met.parked.close()
+        with met_by(listener) as met:
+            assert len(met.clients) == 1
     close(reader, workers)
 
 

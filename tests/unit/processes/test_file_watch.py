@@ -69,14 +69,10 @@ def test_all_is_well(two: list[CacheFiles]) -> None:
     assert retired == []
 
 
-def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> None:
+def expect_first_made_anew(two: list[CacheFiles], acts: list[Callable[[], object]]) -> None:
+    """Each act harms the first file: the next look makes it anew, and leaves the other alone."""
     watch, retired = watch_of(two)
     watch.make_all()
-    acts: list[Callable[[], object]] = [
-        lambda: remove(two[0].file),
-        lambda: two[0].file.mark.report_damage(two[0].file.mark.inode),
-        lambda: os.rename(two[0].path, two[0].path.with_name("moved")),
-    ]
     for act in acts:
         before = inodes(two)
         act()
@@ -90,10 +86,17 @@ def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> No
         assert (inodes(two), retired) == (after, [])
 
 
+def test_what_is_lost_is_made_anew_and_nothing_else(two: list[CacheFiles]) -> None:
+    acts: list[Callable[[], object]] = [
+        lambda: remove(two[0].file),
+        lambda: two[0].file.mark.report_damage(two[0].file.mark.inode),
+        lambda: os.rename(two[0].path, two[0].path.with_name("moved")),
+    ]
+    expect_first_made_anew(two, acts)
+
+
 def test_a_lock_table_that_is_gone_or_another_one(two: list[CacheFiles]) -> None:
     """It belongs to its file: both are made again."""
-    watch, retired = watch_of(two)
-    watch.make_all()
     lock_table = two[0].path.with_name("smtp.sessions-lock")
 
     def replace() -> None:
@@ -107,17 +110,7 @@ def test_a_lock_table_that_is_gone_or_another_one(two: list[CacheFiles]) -> None
         replace,
         lambda: os.truncate(two[0].path, 8192),
     ]
-    for act in acts:
-        before = inodes(two)
-        act()
-        watch.run(0.0)
-        after = inodes(two)
-        assert after[0] not in (None, before[0])
-        assert after[1] == before[1]
-        assert retired == ["retired"]
-        retired.clear()
-        watch.run(0.0)
-        assert (inodes(two), retired) == (after, [])
+    expect_first_made_anew(two, acts)
 
 
 def test_the_other_keys_are_there_before_the_file(

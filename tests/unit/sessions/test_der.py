@@ -38,7 +38,6 @@ def test_a_protocol_without_a_name() -> None:
     [
         b"",
         b"\x30",
-        b"\x30\x82",
         b"\x30\xff",
         b"session",
         sequence(b""),
