@@ -15,7 +15,7 @@ from support.config_outcomes import STOCK_TLSMGR, TIMEOUT, main_cf, needs_stock,
 from unit.config.test_expand import BAD, GOOD, NAMES
 
 POSTCONF = shutil.which("postconf") or "/usr/sbin/postconf"
-AT_ONCE = 32
+AT_ONCE = 128
 """Stock's tlsmgr processes at a time: nearly all of them are in the pause after a fatal error."""
 
 needs_postconf = pytest.mark.skipif(not os.path.exists(POSTCONF), reason="postconf is missing")
