@@ -238,8 +238,8 @@ def test_a_changed_lock_file_is_looked_at_again(copy: SmallCheckout) -> None:
     assert copy.call(READY) == (0, [])
 
 
-def test_a_file_that_is_not_the_locked_one_is_not_installed(tmp_path: Path) -> None:
-    checkout = SmallCheckout(tmp_path / "own")
+def test_a_file_that_is_not_the_locked_one_is_not_installed(quick: Path, tmp_path: Path) -> None:
+    checkout = SmallCheckout(tmp_path / "own", quick)
     (wheel,) = checkout.root.glob("*.whl")
     checkout.require(wheel, "0" * 64)
     status, said = checkout.call(USE)
