@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 from support.daemon_clients import serve_on
-from support.daemon_process import Daemon, MakeDaemon, wait_for
+from support.daemon_process import WATCHFUL, Daemon, MakeDaemon, wait_for
 from support.fault_table import FaultTable
 
 pytestmark = pytest.mark.faults
@@ -139,10 +139,11 @@ def test_a_data_directory_that_is_removed(
     make_daemon: MakeDaemon, faults: FaultTable, tmp_path: Path
 ) -> None:
     place = tmp_path / "data"
-    daemon = make_daemon("tlsmgr_worker_processes=2", f"data_directory={place}")
+    daemon = make_daemon("tlsmgr_worker_processes=2", f"data_directory={place}", sabotage=WATCHFUL)
     with faults.under_load(daemon, "data_directory removed") as load:
         shutil.rmtree(place, ignore_errors=True)
-        time.sleep(2.5)  # longer than the janitor takes to see it
+        daemon.wait_for_log("cannot make smtp_scache.sessions")
+        time.sleep(0.3)
     assert load.failed == []
     assert load.refused == []
 
