@@ -22,8 +22,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -151,13 +153,27 @@ def sample(files: list[Path], choice: random.Random) -> Iterator[Mutant]:
                 yield Mutant(path, line, mutated)
 
 
-def passes(copy: Path, tests: tuple[str, ...], seconds: float) -> bool:
+def make_copy(directory: Path) -> tuple[Path, Path]:
+    """Return a copy of the checkout, and a Python that finds it, in isolated mode (-I) as well."""
+    copy, environment = directory / "copy", directory / "venv"
+    for name in ("tlsmgr", "tests", "scripts", "setup.cfg"):
+        source = ROOT / name
+        shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy)
+    venv.create(environment, symlinks=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    ours = sysconfig.get_path("purelib")
+    start = f"import site, sys; sys.dont_write_bytecode = True; site.addsitedir({ours!r})"
+    (packages / "copy.pth").write_text(f"{copy}\n{start}\n")
+    directory.chmod(0o755)  # mail_owner runs it too
+    return copy, environment / "bin/python"
+
+
+def passes(copy: Path, python: Path, tests: tuple[str, ...], seconds: float) -> bool:
     """Run the tests in the copy; return whether they pass within the seconds."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command = [str(python), "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     with subprocess.Popen(
         command,
         cwd=copy,
-        env={**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -175,20 +191,20 @@ def passes(copy: Path, tests: tuple[str, ...], seconds: float) -> bool:
 class Tests:
     """The tests of one file, and how long they take without a change."""
 
-    def __init__(self, copy: Path) -> None:
-        self._copy = copy
+    def __init__(self, copy: Path, python: Path) -> None:
+        self._copy, self._python = copy, python
         self._usual = dict[tuple[str, ...], float]()
 
     def notice(self, chosen: tuple[str, ...]) -> bool:
         """Return whether these fail, or take three times as long as usual."""
-        return not passes(self._copy, chosen, 10 + 3 * self._usual[chosen])
+        return not passes(self._copy, self._python, chosen, 10 + 3 * self._usual[chosen])
 
     def are_sound(self, chosen: tuple[str, ...], seconds: float) -> bool:
         """Return whether these pass without a change; note how long they take."""
         if chosen in self._usual:
             return True
         began = time.monotonic()
-        if not passes(self._copy, chosen, seconds):
+        if not passes(self._copy, self._python, chosen, seconds):
             print(f"mutants: {' '.join(chosen)} fail without a change", file=sys.stderr)
             return False
         self._usual[chosen] = time.monotonic() - began
@@ -219,11 +235,8 @@ def main(seconds: float = SECONDS, seed: int | None = None) -> int:
     files = sorted(p for pattern in CORE for p in (ROOT / "tlsmgr").glob(pattern))
     killed, survived = 0, 0
     with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / "copy"
-        for name in ("tlsmgr", "tests", "scripts", "setup.cfg"):
-            source = ROOT / name
-            shutil.copytree(source, copy / name) if source.is_dir() else shutil.copy(source, copy)
-        tests = Tests(copy)
+        copy, python = make_copy(Path(directory))
+        tests = Tests(copy, python)
         for mutant in sample(files, random.Random(seed)):
             if time.monotonic() > end:
                 break
