@@ -67,6 +67,19 @@ def test_identity_and_root(way: tuple[str, ...], stock: bool) -> None:
             assert os.readlink(f"/proc/{pid}/cwd") == str(child.queue)
 
 
+def test_all_processes_are_in_the_jail() -> None:
+    """Not only those with clients: the janitor finds its directories as root, and then enters."""
+    owner = pwd.getpwnam("postfix")
+    with child_in(("-u", "-c")) as child:
+        child.wait_until_ready()
+        names = {name_of(pid) for pid in child.group()}
+        assert names >= {"tlsmgr-worker", "tlsmgr-janitor", "tlsmgr-control"}
+        for pid in child.group():
+            assert status(pid, "Uid") == [owner.pw_uid] * 4, name_of(pid)
+            assert status(pid, "Gid") == [owner.pw_gid] * 4, name_of(pid)
+            assert os.readlink(f"/proc/{pid}/root") == str(child.queue), name_of(pid)
+
+
 @BOTH
 @WAYS
 def test_files_belong_to_mail_owner(way: tuple[str, ...], stock: bool) -> None:
