@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
+from support.postfix_sandbox import wait_until
 from support.raw_client import data_of, delete, lookup, policy, policy_is, seed, tktkey, update
 
 pytestmark = NEEDS_POSTFIX
@@ -78,6 +79,19 @@ def test_random_bytes(stock: bool, arguments: list[str]) -> None:
 def test_no_request(data: bytes) -> None:
     """Stock aborts."""
     assert ask_once(False, data) == b""
+
+
+def test_the_exchange_file_is_saved_again_at_the_end() -> None:
+    """With what the request has stirred in, and after the seed that it got."""
+    reader, writer = os.pipe()
+    with MasterChild(options=["-S"], stdin=reader) as child:
+        wait_until(child.exchange_file, PATIENCE)
+        before = child.exchange_file()
+        os.write(writer, seed(32))
+        assert child.wait(PATIENCE) == 0
+        assert child.exchange_file() != before
+    os.close(reader)
+    os.close(writer)
 
 
 @BOTH
