@@ -16,6 +16,7 @@ from support.standalone_program import fatal_line, run
 
 ONE = "tlsmgr_worker_processes=1"
 SHORT_TRIAL = "from tlsmgr.processes import trial; trial.TRIAL_TIME = 0.5"
+OFTEN = "from tlsmgr.processes import trial; trial.LOOK_INTERVAL = 0.01"
 BROKEN = """
 import os, sys
 if os.path.exists({flag!r}) and "--check" in sys.argv:
@@ -61,6 +62,14 @@ def test_a_place_that_changes(make_daemon: MakeDaemon, directory: Path, name: st
     )
     assert not (directory / "other").exists()
     ask_all(daemon, 3)
+
+
+def test_a_trial_has_its_time(make_daemon: MakeDaemon, directory: Path) -> None:
+    """However often the parent looks meanwhile."""
+    daemon = make_daemon(arguments=("-c", str(directory)), sabotage=OFTEN)
+    key = data_of(ask(daemon.socket_path, tktkey()), b"keybuf")
+    expect_reload(daemon, key)
+    assert "cannot reload" not in daemon.log()
 
 
 def test_a_trial_that_hangs(make_daemon: MakeDaemon, directory: Path) -> None:
