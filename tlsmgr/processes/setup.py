@@ -149,8 +149,8 @@ def make_inherited(
     pool: Pool,
     settings: Sequence[CacheSettings],
     key_source: TicketKeySource | None,
-    is_supervised: bool = False,
-    farm: FarmPlan | None = None,
+    is_supervised: bool,
+    farm: FarmPlan | None,
 ) -> Inherited:
     """Return the record, whose caches have no files yet."""
     slots = Slots(worker_count(conf))
