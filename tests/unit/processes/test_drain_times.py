@@ -54,6 +54,13 @@ def test_nobody_keeps_it_for_longer() -> None:
     assert drain.timeout(BEGAN + DRAIN_TIME + 1) == 0.0
 
 
+def test_it_looks_more_often_towards_the_end() -> None:
+    """But not more often than ten times a second before; each look costs CPU time."""
+    drain = Drain(BEGAN)
+    delays = [drain.timeout(BEGAN + DRAIN_TIME - left) for left in (10.0, 5.0, 1.0, 0.1, 0.01)]
+    assert delays == pytest.approx([0.1, 0.1, 0.02, 0.002, 0.0002])
+
+
 def test_each_connection_by_itself() -> None:
     drain = Drain(BEGAN)
     drain.note([(3, 1), (4, 1)], BEGAN + IDLE_TIME)

@@ -15,7 +15,14 @@ from tlsmgr.farm.backlog import MOST_ENTRIES, Write
 from tlsmgr.farm.codec import LARGEST_VALUE
 from tlsmgr.farm.engine import NOTHING, Job, Outcome, Settings, Value
 from tlsmgr.processes import farm_lane
-from tlsmgr.processes.farm_lane import BYTES_FOUND, MOST_LOOKUPS, Lane, Lookup, Result
+from tlsmgr.processes.farm_lane import (
+    ABORT_INTERVAL,
+    BYTES_FOUND,
+    MOST_LOOKUPS,
+    Lane,
+    Lookup,
+    Result,
+)
 
 DEADLINE = 0.05
 STALL = 3 * DEADLINE
@@ -186,6 +193,22 @@ def test_a_stall_opens_the_breaker_and_ends_the_job(bench: Bench) -> None:
     bench.finish()
     assert bench.lane.is_open
     assert bench.lines[2:] == ["store answers: sessions are shared"]
+
+
+def test_when_there_is_something_to_do(bench: Bench) -> None:
+    """The loop sleeps until then: for a job the time of its stall, else that of a probe."""
+    assert bench.lane.due(bench.now) == 0.0
+    bench.open()
+    assert bench.lane.due(bench.now) == float("inf")
+    bench.hang(1)
+    assert bench.lane.due(bench.now + 0.1) == pytest.approx(STALL - 0.1)
+    assert bench.lane.due(bench.now + 9.0) == 0.0
+    bench.now += STALL + 0.001
+    bench.run()
+    assert bench.lane.due(bench.now) == pytest.approx(ABORT_INTERVAL)
+    bench.engine.gate.set()
+    bench.finish()
+    assert 0.0 < bench.lane.due(bench.now) <= 1.0, "a probe"
 
 
 def test_a_loop_that_is_late_itself_is_no_stall(bench: Bench) -> None:

@@ -37,7 +37,7 @@ from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import COUNTERS, INDEX
 from tlsmgr.wire import FAILED, Lookup, write_reply, write_session
 
-SERIAL, NOW = 7, 1000
+SERIAL, NOW = 70_000, 1000  # a process that was forked late
 NOT_FOUND = write_reply(Lookup, FAILED)
 
 

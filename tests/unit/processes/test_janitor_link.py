@@ -58,7 +58,7 @@ def test_directories_are_passed(links: tuple[Link, Link], directory: int) -> Non
     parent, janitor = links
     sent = Located(
         FileLocation(directory, "exchange"),
-        (FileLocation(directory, "smtp"), None, FileLocation(-1, "x")),
+        (FileLocation(-1, "x"), None, FileLocation(directory, "smtp")),
     )
     janitor.send(Message(LOCATED, sent))
     message = parent.receive(0.0)
@@ -66,7 +66,7 @@ def test_directories_are_passed(links: tuple[Link, Link], directory: int) -> Non
     located = message.located
     assert located is not None
     assert located.exchange is not None
-    smtp, none, closed = located.caches
+    closed, none, smtp = located.caches
     assert (none, closed) == (None, FileLocation(CLOSED, "x"))
     assert smtp is not None
     assert (located.exchange.name, smtp.name) == ("exchange", "smtp")

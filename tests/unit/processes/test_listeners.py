@@ -70,6 +70,34 @@ def test_all_that_wait_are_accepted_but_no_more_than_a_burst(door: Door, times: 
         peer.close()
 
 
+class Counting(socket.socket):
+    """A listening socket that counts the calls of accept(2)."""
+
+    calls = 0
+
+    def _accept(self) -> tuple[int, object]:
+        self.calls += 1
+        return super()._accept()  # type: ignore[misc,no-any-return]
+
+
+def test_no_call_in_vain(tmp_path: Path) -> None:
+    """One for each connection; when another worker was faster, one that fails and no more."""
+    with Counting(socket.AF_UNIX) as listener, select.epoll() as epoll:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen(100)
+        listener.setblocking(False)
+        listeners = Listeners(epoll, (listener,))
+        listeners.listen()
+        door = Door(listeners, listener, epoll)
+        for times, calls in ((1, 1), (2, 2), (0, 1)):
+            peers, listener.calls = door.knock(times), 0
+            for connection in door.accept():
+                os.close(connection)
+            assert listener.calls == calls
+            for peer in peers:
+                peer.close()
+
+
 def test_a_burst_of_one(door: Door) -> None:
     """The epoll object tells of the other connections again, without a new registration."""
     peers = door.knock(3)

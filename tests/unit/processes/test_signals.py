@@ -51,6 +51,25 @@ def test_the_watchdog_ends_one_that_spins() -> None:
         assert process.wait(30) == 1
 
 
+def test_it_is_the_third_step_that_ends_it() -> None:
+    """Not an earlier one: a process that was suspended has one step for nothing."""
+    act = "\n".join(
+        (
+            "import os, signal",
+            "for step in range(1, 5):",
+            "    if step == 3: watchdog.restart()",
+            "    print(step, flush=True)",
+            "    os.kill(os.getpid(), signal.SIGALRM)",
+            "print('three after the restart', flush=True)",
+            "os.kill(os.getpid(), signal.SIGALRM)",
+        )
+    )
+    with program(act, 600.0) as process:
+        output, _ = process.communicate(timeout=30)
+        assert output == b"1\n2\n3\n4\nthree after the restart\n"
+        assert process.returncode == 1
+
+
 def test_progress_keeps_it_quiet() -> None:
     act = "for _ in range(24): watchdog.restart(); time.sleep(0.05)"
     with program(act, 1.0) as process:

@@ -23,6 +23,7 @@ from tlsmgr.sessions.file import (
     StoreFile,
     StoreLost,
     inode_of,
+    is_claimed,
     is_lost,
     remove,
 )
@@ -75,6 +76,18 @@ def test_the_claim_keeps_another_daemon_out(files: CacheFiles) -> None:
             create(files.file)
     assert in_child(lambda: Store(files.file).read(digest(1))) == record(1)
     assert os.fstat(files.claim).st_ino == inode_of(files.file)
+
+
+def test_another_process_sees_whether_there_is_a_claim(files: CacheFiles) -> None:
+    """A test start beside a daemon leaves its files alone, and takes no claim by looking."""
+    assert in_child(lambda: is_claimed(files.file))
+    os.close(files.claim)
+    for _ in range(2):
+        assert not in_child(lambda: is_claimed(files.file))
+    files.claim = create(files.file)
+    assert in_child(lambda: is_claimed(files.file))
+    assert not is_claimed(files.file._replace(name="none"))
+    assert not (files.path.parent / "none").exists()
 
 
 def test_the_claim_ends_with_the_process(files: CacheFiles) -> None:

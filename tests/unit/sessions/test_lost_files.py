@@ -88,8 +88,8 @@ def test_nobody_uses_a_file_that_was_found_damaged(
     assert answers(cache) == [True, False]
     cache.reopen()
     assert lookup(cache, b"id") is None
-    with pytest.raises(StoreLost):
-        Store(files.file)
+    with pytest.raises(StoreLost, match="another file is in its place"):
+        Store(files.file)  # `tlsmgrctl list` shows the text
     assert capfd.readouterr().err == "", "who found the damage has logged it"
     make_again(files)
     assert answers(cache) == [False, False]
