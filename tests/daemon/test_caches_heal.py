@@ -184,6 +184,32 @@ def test_a_worker_that_drains_does_not_acknowledge_what_it_can_not_store(daemon:
         expect_seed(old, 8)
 
 
+CANNOT_OPEN = """
+import os
+from tlsmgr.sessions import cache
+
+def open_unless_told(*arguments, store=cache.Store):
+    if os.path.exists({flag!r}):
+        raise cache.StoreError("Too many open files in system")
+    return store(*arguments)
+cache.Store = open_unless_told
+"""
+
+
+def test_a_worker_that_could_not_open_a_file_tries_again(
+    make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """It serves meanwhile, and need not be replaced."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    daemon = make_daemon("tlsmgr_worker_processes=1", sabotage=CANNOT_OPEN.format(flag=str(flag)))
+    workers = daemon.worker_pids()
+    assert not keeps_sessions(daemon, b"id")
+    flag.unlink()
+    wait_for(lambda: keeps_sessions(daemon, b"id"), "sessions")
+    assert daemon.worker_pids() == workers
+
+
 def test_two_caches_with_files_of_one_name(make_daemon: MakeDaemon) -> None:
     """In different directories. The watch must not take one for the other."""
     daemon = make_daemon(

@@ -95,8 +95,11 @@ def test_sigterm_is_an_orderly_end(whom: str) -> None:
         assert child.texts("warning|error|fatal|panic") == []
 
 
-def test_workers_of_a_killed_parent_drain() -> None:
-    with MasterChild() as child, Connection(str(child.socket)) as connection:
+@pytest.mark.parametrize("hands_over", ["yes", "no"])
+def test_workers_of_a_killed_parent_drain(hands_over: str) -> None:
+    """Whether or not they leave a message to a successor."""
+    way = {"tlsmgr_handover": hands_over}
+    with MasterChild(tlsmgr_cf=way) as child, Connection(str(child.socket)) as connection:
         child.wait_until_ready()
         wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
         began = time.monotonic()

@@ -322,3 +322,32 @@ def test_a_worker_without_descriptors_accepts_again_later(make_daemon: MakeDaemo
                 client.close()
     errors = [line for line in daemon.lines() if line.startswith("error: ")]
     assert len(errors) < 40, "one a second, not one a turn"
+
+
+CLOSES_LATE = """
+import os, time
+from tlsmgr.sessions.cache import SessionCache
+
+def close_late(cache, close=SessionCache.close):
+    while os.path.exists({flag!r}):
+        time.sleep(0.01)
+    close(cache)
+SessionCache.close = close_late
+"""
+
+
+def test_clients_do_not_wait_until_a_worker_has_closed_its_files(
+    make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """A file system that does not respond may keep it for long."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    daemon = make_daemon("tlsmgr_worker_processes=1", sabotage=CLOSES_LATE.format(flag=str(flag)))
+    (worker,) = daemon.workers()
+    with Connection(daemon.socket_path) as connection:
+        worker.terminate()
+        assert connection.read_to_end() == b""
+        assert worker.is_running()
+    flag.unlink()
+    wait_for(lambda: not worker.is_running(), "its end")
+    assert "does not respond" not in daemon.log(), "it was not killed for that"
