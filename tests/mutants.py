@@ -47,10 +47,10 @@ CORE = {  # the core, and the unit tests that should see a change of it
     "tickets.py": (f"{UNIT}/test_tickets.py",),
     "shm.py": (f"{UNIT}/test_shm.py", f"{UNIT}/test_shm_lock.py"),
 }
-ENDS = "drain", "reload", "reload_caches", "hangup", "parent_end"
+ENDS = "drain", "reload", "reload_caches", "hangup", "parent_end", "master_end"
 LIFE = "parent", "parent_end", "start", "locks", "load_deaths"
 CLIENTS = "worker", "protocol", "protocol_end", "protocol_mistakes", "load_limits"
-FILES = "janitor", "caches_heal", "full_disk", "jail"
+FILES = "janitor", "caches_heal", "full_disk", "jail", "jailed"
 START = "start", "jail", "jailed", "once", "standalone", "own_parameters", "secrets_end"
 BY_DAEMON = {  # and the tests of a daemon, for a change that no unit test sees
     "sessions": ("operate", "caches_heal", "single_use", "full_disk"),
@@ -63,13 +63,13 @@ BY_DAEMON = {  # and the tests of a daemon, for a change that no unit test sees
     "processes/farm": ("farm_store", "farm", "farm_jail", "memcache_table"),
     "processes/janitor": FILES,
     "processes/file": FILES,
-    "processes/worker": (*CLIENTS, *ENDS),
+    "processes/worker": (*CLIENTS, *ENDS, "caches_heal"),
     "processes/replies": CLIENTS,
     "processes/connections": CLIENTS,
     "processes/listeners": (*CLIENTS, "load"),
     "processes/master": ("master", "master_end", "master_options"),
     "processes/once": ("once",),
-    "processes/setup": START,
+    "processes/setup": (*START, "farm_store"),
     "processes/jail": START,
     "processes/inherited": (*START, *LIFE),
     "processes/trial": ("hangup", "hangup_refused"),
