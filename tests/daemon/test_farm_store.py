@@ -136,6 +136,24 @@ def test_the_status_has_the_farm(pair: Pair, redis: Redis) -> None:
     assert farm.asked == one.farm.asked + 1
 
 
+def usage(process: psutil.Process) -> tuple[int, float]:
+    """How often it woke up so far, and the seconds of processor time that it used."""
+    return process.num_ctx_switches().voluntary, sum(process.cpu_times()[:2])
+
+
+def test_without_requests_they_sleep(pair: Pair) -> None:
+    """None of the processes polls, and none spins."""
+    processes = [process for daemon in pair for process in daemon.processes()]
+    names = {process.name().removeprefix("tlsmgr-") for process in processes}
+    assert names >= {"worker", "janitor", "control", "keeper", "farm"}
+    began, before = time.monotonic(), [usage(process) for process in processes]
+    time.sleep(1.0)
+    after, seconds = [usage(process) for process in processes], time.monotonic() - began
+    for process, (wakes, used), (wakes_now, used_now) in zip(processes, before, after):
+        assert (wakes_now - wakes) / seconds < 100, process.name()
+        assert (used_now - used) / seconds < 0.25, process.name()
+
+
 def test_nothing_readable_in_the_engine_or_the_farm_process(pair: Pair, redis: Redis) -> None:
     one, other = pair
     for number in range(20):

@@ -152,7 +152,6 @@ class Keeper:
     def _note_end(self, child: Child, code: int, now: float) -> None:
         self._receive(now)  # its last words
         self._close_lanes()
-        self._drop_link()
         died_young = now - child.started < YOUNG
         self._due = now + (PAUSE if died_young else 0.0)
         if not child.killed:
