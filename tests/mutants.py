@@ -138,8 +138,9 @@ def _without(text: str, first: int, last: int) -> str:
 
 
 def sample(files: list[Path], choice: random.Random) -> Iterator[Mutant]:
-    """Yield mutants without end: each line of the core is as likely as another."""
+    """Yield mutants without end, none twice: each line of the core is as likely as another."""
     weights = [len(path.read_text().splitlines()) for path in files]
+    seen = set[str]()
     while True:
         (path,) = choice.choices(files, weights)
         if not (places := _places(path)):
@@ -149,7 +150,8 @@ def sample(files: list[Path], choice: random.Random) -> Iterator[Mutant]:
         text = path.read_text()
         mutated = mutate_code(text, operator, number) if operator else _without(text, line, number)
         with contextlib.suppress(SyntaxError):
-            if mutated and _meaning(mutated) != _meaning(text):
+            if mutated and mutated not in seen and _meaning(mutated) != _meaning(text):
+                seen.add(mutated)
                 yield Mutant(path, line, mutated)
 
 
@@ -188,27 +190,36 @@ def passes(copy: Path, python: Path, tests: tuple[str, ...], seconds: float) -> 
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-class Tests:
-    """The tests of one file, and how long they take without a change."""
+class Unsound(Exception):
+    """Tests fail without a change; the text says which."""
 
-    def __init__(self, copy: Path, python: Path) -> None:
-        self._copy, self._python = copy, python
+
+class Tests:
+    """The tests in the copy, and how long they take without a change, once that is needed."""
+
+    def __init__(self, copy: Path, python: Path, patience: float) -> None:
+        self._copy, self._python, self._patience = copy, python, patience
         self._usual = dict[tuple[str, ...], float]()
 
-    def notice(self, chosen: tuple[str, ...]) -> bool:
-        """Return whether these fail, or take three times as long as usual."""
-        return not passes(self._copy, self._python, chosen, 10 + 3 * self._usual[chosen])
+    def notice(self, mutant: Mutant) -> bool:
+        """Return whether a step fails or takes three times as long as usual. Raises Unsound."""
+        place = self._copy / mutant.path.relative_to(ROOT)
+        for step in tests_of(mutant.path):
+            limit = 10 + 3 * self._time_of(step)
+            place.write_text(mutant.text)
+            passed = passes(self._copy, self._python, step, limit)
+            place.write_text(mutant.path.read_text())
+            if not passed:
+                return True
+        return False
 
-    def are_sound(self, chosen: tuple[str, ...], seconds: float) -> bool:
-        """Return whether these pass without a change; note how long they take."""
-        if chosen in self._usual:
-            return True
-        began = time.monotonic()
-        if not passes(self._copy, self._python, chosen, seconds):
-            print(f"mutants: {' '.join(chosen)} fail without a change", file=sys.stderr)
-            return False
-        self._usual[chosen] = time.monotonic() - began
-        return True
+    def _time_of(self, step: tuple[str, ...]) -> float:
+        if step not in self._usual:
+            began = time.monotonic()
+            if not passes(self._copy, self._python, step, self._patience):
+                raise Unsound(f"{' '.join(step)} fail without a change")
+            self._usual[step] = time.monotonic() - began
+        return self._usual[step]
 
 
 def tests_of(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -235,22 +246,19 @@ def main(seconds: float = SECONDS, seed: int | None = None) -> int:
     files = sorted(p for pattern in CORE for p in (ROOT / "tlsmgr").glob(pattern))
     killed, survived = 0, 0
     with tempfile.TemporaryDirectory() as directory:
-        copy, python = make_copy(Path(directory))
-        tests = Tests(copy, python)
+        tests = Tests(*make_copy(Path(directory)), patience=seconds)
         for mutant in sample(files, random.Random(seed)):
             if time.monotonic() > end:
                 break
-            steps = tests_of(mutant.path)
-            if not all(tests.are_sound(chosen, seconds) for chosen in steps):
+            try:
+                is_killed = tests.notice(mutant)
+            except Unsound as failure:
+                print(f"mutants: {failure}", file=sys.stderr)
                 return 1
-            place = copy / mutant.path.relative_to(ROOT)
-            place.write_text(mutant.text)
-            if any(tests.notice(chosen) for chosen in steps):
-                killed += 1
-            else:
+            killed += is_killed
+            if not is_killed:
                 survived += 1
                 print(diff(mutant), flush=True)
-            place.write_text(mutant.path.read_text())
     share = 100 * killed // max(1, killed + survived)
     print(f"mutants: {killed} killed, {survived} survived ({share} % killed); seed {seed}")
     return 0
