@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support import control_client
 from support.checkout import CHECKOUT
-from support.daemon_clients import ask, ask_all
+from support.daemon_clients import ask, ask_all, serves
 from support.daemon_process import PATIENCE, Daemon, MakeDaemon, wait_for
 from support.hangup import ANYWHERE, reload, starts_of, wait_for_drain, wait_for_workers
 from support.live_processes import descriptors_of, workers_of
@@ -179,7 +179,8 @@ def test_a_start_with_closed_descriptors(make_daemon: MakeDaemon, idle: Daemon) 
     path = f"{idle.state}/socket"
     daemon = make_daemon(ONE, arguments=("--socket", path), sabotage=close, start=False)
     daemon.launch()
-    wait_for(lambda: os.path.exists(path), "a socket")
+    daemon.socket_path = path
+    wait_for(lambda: serves(daemon), "service")  # its socket exists before it listens
     key = data_of(ask(path, tktkey()), b"keybuf")
     for _ in range(2):
         before = daemon.worker_pids()
