@@ -64,7 +64,7 @@ BY_DAEMON = {  # and the tests of a daemon, for a change that no unit test sees
     "processes/farm": ("farm_store", "farm", "farm_jail", "memcache_table"),
     "processes/janitor": FILES,
     "processes/file": FILES,
-    "processes/worker": (*CLIENTS, *ENDS, "caches_heal", "operate"),
+    "processes/worker": (*CLIENTS, *ENDS, "caches_heal", "operate", "farm_store"),
     "processes/replies": (*CLIENTS, "operate"),
     "processes/connections": CLIENTS,
     "processes/listeners": (*CLIENTS, "load"),

@@ -227,6 +227,22 @@ def test_one_client_waits_and_others_do_not(pair: Pair, redis: Redis) -> None:
         assert first.read_list().startswith(b"status\x000\0seed\0")
 
 
+def test_a_worker_that_ends_answers_who_waits(pair: Pair, redis: Redis) -> None:
+    """It found nothing; a connection that just closes would cost the client a second."""
+    daemon, _ = pair
+    (worker,) = daemon.workers()
+    redis.send(signal.SIGSTOP)
+    try:
+        with Connection(daemon.socket_path) as client:
+            client.send(lookup(b"smtp", b"waits for the end"))
+            client.wait_until_taken()
+            worker.terminate()
+            assert client.read_to_end() == NO_SESSION
+    finally:
+        redis.send(signal.SIGCONT)
+    wait_for(lambda: len(daemon.workers()) == 1 and worker not in daemon.workers(), "a worker")
+
+
 def test_a_client_that_goes_while_it_waits(pair: Pair, redis: Redis) -> None:
     daemon, _ = pair
     redis.send(signal.SIGSTOP)

@@ -79,6 +79,20 @@ def test_the_status_object(daemon: Daemon) -> None:
     assert times.max_us is not None
 
 
+def test_the_times_of_workers_that_end_in_order_are_kept(daemon: Daemon) -> None:
+    """Those of their last second as well."""
+    with Client(daemon.socket_path) as client:
+        for _ in range(10):
+            client.seed(32)
+        workers = daemon.workers()
+        for worker in workers:
+            worker.terminate()
+        wait_for(lambda: not any(w.is_running() for w in workers), "the end of the workers")
+    wait_for(lambda: status_of(daemon).state == SERVING, "new workers")
+    status = status_of(daemon)
+    assert status.latency["seed"].count == status.counters["seed"] == SEEDS + 10
+
+
 def test_metrics(daemon: Daemon) -> None:
     run = ctl(daemon, "metrics", "--text")
     assert (run.returncode, run.stderr) == (0, "")
