@@ -101,7 +101,7 @@ def test_at_a_stop_children_end_by_themselves(
     """They see the end of the pipe, and why in shared memory."""
 
     def obey() -> None:
-        if bench.parent_is_gone and bench.scoreboard.ending[0] == STOPPING:
+        if bench.waits > 3 and bench.parent_is_gone and bench.scoreboard.ending[0] == STOPPING:
             bench.end(*bench.children)
 
     bench.obey = obey
@@ -125,6 +125,24 @@ def test_who_does_not_end_is_killed(bench: Bench, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err == ""
 
 
+def test_who_takes_a_moment_to_die_is_waited_for(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed_at: list[int] = []
+
+    def obey() -> None:
+        if KILL in bench.signals(bench.janitor):
+            killed_at.append(bench.waits)
+        if len(killed_at) == 4:
+            bench.end(bench.janitor)
+
+    bench.children.blocked = [bench.janitor]
+    bench.obey = obey
+    bench.ending.stop_all()
+    assert len(bench.children) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_who_cannot_be_killed_is_left(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
     bench.children.blocked = [bench.janitor]
     bench.ending.stop_all()
@@ -138,7 +156,7 @@ def test_at_a_reload_the_others_end_first(bench: Bench) -> None:
     """Workers see that the parent is gone, and why."""
 
     def obey() -> None:
-        if bench.parent_is_gone and bench.scoreboard.ending[0] == RELOADING:
+        if bench.waits > 3 and bench.parent_is_gone and bench.scoreboard.ending[0] == RELOADING:
             bench.end(*(child for child in bench.children if child is bench.janitor))
 
     bench.obey = obey
