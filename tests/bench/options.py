@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         f"(default: {DISK})")  # fmt: skip
     add("--json", metavar="FILE", type=_new_file, help="write all figures to FILE")
     add("--plot", metavar="FILE.svg", type=_new_file,
-        help="draw the figures; needs matplotlib, of the extra `bench`")  # fmt: skip
+        help="draw the figures, with matplotlib, which the script installs")  # fmt: skip
     return parser
 
 

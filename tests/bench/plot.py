@@ -57,7 +57,7 @@ def matplotlib_missing() -> str | None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        return "matplotlib is not installed (the extra `bench` has it)"
+        return "matplotlib is not installed (the extra `plot` has it)"
     return None
 
 

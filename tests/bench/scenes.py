@@ -99,7 +99,7 @@ SCENES: Mapping[str, Scene] = {
     "updates": Scene(updating, 0.0, f"{UPDATERS} more clients send nothing but updates"),
     "kill": Scene(killing, FIRST_KILL + 0.4, "a worker is killed every second"),
 }
-SWEEP = {"sweep": "200,000 sessions are swept and half of them expire; 5 minutes per server"}
+SWEEP = {"sweep": "200,000 sessions are swept, half expire; takes 5 minutes"}
 
 
 def scene_rows(servers: Sequence[Server], scenes: Sequence[str]) -> list[SceneRow]:

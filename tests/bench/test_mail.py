@@ -120,7 +120,7 @@ def test_report_compares_with_the_same_kind_of_mail() -> None:
 
 
 def test_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib of the extra `bench` is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib of the extra `plot` is not installed")
     rows = [MailRow("cache", "stock", [figures_of(1, 1)]), MailRow("cache", "ours", [])]
     plot(Results([], {}, mail=rows), tmp_path / "mail.svg")
     assert "mail: messages/s" in (tmp_path / "mail.svg").read_text()

@@ -196,7 +196,7 @@ def test_sweep(tmp_path: Path) -> None:
     [("8", "server CPU, µs per request, 8 clients"), ("1,8", "seed: requests/s, by clients")],
 )
 def test_picture(tmp_path: Path, daemon: Daemon, connections: str, title: str) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib of the extra `bench` is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib of the extra `plot` is not installed")
     picture = tmp_path / "figures.svg"
     arguments = ("--loads", "seed", "--connections", connections, "--scenes", "updates")
     done = run(daemon.socket_path, *QUICK, *arguments, "--growth", "100", "--plot", str(picture))
