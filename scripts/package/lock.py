@@ -97,7 +97,7 @@ def _environment(directory: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Write all lock files anew; print what changed."""
+    """Write all lock files; print what changed."""
     import tomllib
 
     wanted = groups()

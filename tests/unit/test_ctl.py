@@ -352,6 +352,22 @@ def test_help_names_every_request_and_the_exit_status() -> None:
     )
 
 
+COMMAND_LINES = [[], *([name] for name in (*REQUESTS, *COMMANDS)), ["farm", "new"]]
+
+
+@pytest.mark.parametrize("arguments", COMMAND_LINES, ids=" ".join)
+def test_help_fits_a_terminal_of_80_columns(arguments: list[str]) -> None:
+    run = ctl(*arguments, "--help", COLUMNS="80")
+    assert run.returncode == 0
+    assert [line for line in run.stdout.decode().splitlines() if len(line) > 80] == []
+
+
+def test_help_has_the_default_directory_of_farm() -> None:
+    shown = " ".join(ctl("farm", "--help").stdout.decode().split())
+    assert "(default: MAIL_CONFIG, else /etc/postfix)" in shown
+    assert "enabled" not in shown
+
+
 @pytest.mark.parametrize("request_name", REQUESTS)
 def test_help_of_each_request(request_name: str) -> None:
     run = ctl(request_name, "--help")

@@ -19,9 +19,9 @@ from tlsmgr.ctl.instance import Instance, add_options, any_postfix, find
 
 SUMMARY = "what is wrong in the configuration, why, and the command that mends it"
 DESCRIPTION = """\
-Look for mistakes in main.cf, master.cf and tlsmgr.cf, in the files that they name,
-and in what the running daemon says. Each finding says what is wrong, why it matters,
-and the command that mends it; nothing is changed. Run it as root.
+Look for mistakes in main.cf, master.cf and tlsmgr.cf, in the files that they
+name, and in what the running daemon says. Each finding says what is wrong, why
+it matters, and the command that mends it; nothing is changed. Run it as root.
 """
 WIDTH = 90  # characters of a line; commands are never broken
 SECONDS = 86400

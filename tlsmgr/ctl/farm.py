@@ -23,7 +23,6 @@ from tlsmgr.client import TlsmgrError
 from tlsmgr.config.accounts import look_up
 from tlsmgr.config.caches import session_timeout
 from tlsmgr.config.load import Configuration, directory_of, load
-from tlsmgr.ctl.instance import add_directory
 from tlsmgr.farm import secret_file
 from tlsmgr.farm.secret import (
     CLOCK_SKEW,
@@ -43,9 +42,10 @@ from tlsmgr.log import Fatal
 
 SUMMARY = "the secret of a farm of hosts, and its ticket keys"
 DESCRIPTION = """\
-Show which session ticket keys a farm of hosts has now: for each key its time (UTC)
-and the first 8 hexadecimal digits of its name, which must be equal on all hosts.
-Reads the secret file that tlsmgr.cf names; run it as root. See tlsmgr-farm(7).
+Show which session ticket keys a farm of hosts has now: for each key its time
+(UTC) and the first 8 hexadecimal digits of its name, which must be equal on all
+hosts. Reads the secret file that tlsmgr.cf names; run it as root. See
+tlsmgr-farm(7).
 """
 FILE = "tlsmgr_farm_secret_file"
 FINGERPRINT_BYTES = 4
@@ -59,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.set_defaults(action=_show)
-    add_directory(parser)
+    parser.add_argument(
+        "-c",
+        dest="directory",
+        metavar="CONFIG_DIR",
+        default=argparse.SUPPRESS,
+        help="the directory with main.cf and tlsmgr.cf (default: MAIL_CONFIG, else /etc/postfix)",
+    )
     actions = parser.add_subparsers(title="actions", metavar="ACTION")
     for name, summary, action in _ACTIONS:
         child = actions.add_parser(name, help=summary, description=f"{summary.capitalize()}.")

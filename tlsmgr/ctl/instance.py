@@ -38,7 +38,14 @@ class Instance(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser, *, are_defaults: bool = False) -> None:
     """Add the options that say which tlsmgr; those of tlsmgrctl itself have the defaults."""
-    add_directory(parser, are_defaults=are_defaults)
+    parser.add_argument(
+        "-c",
+        dest="directory",
+        metavar="CONFIG_DIR",
+        default=None if are_defaults else argparse.SUPPRESS,
+        help="the configuration directory of the tlsmgr (default: that of the Postfix that has"
+        " this program enabled, else of tlsmgr-start or of the systemd service)",
+    )
     parser.add_argument(
         "--socket",
         metavar="PATH",
@@ -51,18 +58,6 @@ def add_options(parser: argparse.ArgumentParser, *, are_defaults: bool = False) 
         type=_seconds,
         default=DEFAULT_TIMEOUT if are_defaults else argparse.SUPPRESS,
         help=f"give up after that time (default: {DEFAULT_TIMEOUT:g})",
-    )
-
-
-def add_directory(parser: argparse.ArgumentParser, *, are_defaults: bool = False) -> None:
-    """Add the option for the configuration directory."""
-    parser.add_argument(
-        "-c",
-        dest="directory",
-        metavar="CONFIG_DIR",
-        default=None if are_defaults else argparse.SUPPRESS,
-        help="the configuration directory of the tlsmgr (default: that of the Postfix that has"
-        " this program enabled, else of tlsmgr-start or of the systemd service)",
     )
 
 

@@ -53,19 +53,20 @@ COMMANDS: Mapping[str, Command] = {
 DEFAULT_COMMAND = "status"
 
 DESCRIPTION = """\
-Show and steer a running tlsmgr, the TLS session cache and PRNG manager of Postfix,
-or ask it what the mail system's programs ask it: seed, policy, lookup, update,
-delete, tktkey. Binary answers are in base64 with a newline, or as they are with
---raw. Without a command it is `tlsmgrctl status`.
+Show and steer a running tlsmgr, the TLS session cache and PRNG manager of
+Postfix, or ask it what the mail system's programs ask it: seed, policy,
+lookup, update, delete, tktkey. Binary answers are in base64 with a newline, or
+as they are with --raw. Without a command it is `tlsmgrctl status`.
 """
 
 EPILOG = """\
 exit status:
   0    done
   1    there is no such session or key, the request failed, status found the
-       daemon degraded or not there, or check has findings; the reason of a
-       failure is on standard error
+       daemon degraded or not there, check has findings, or report could not
+       read a file; the reason of a failure is on standard error
   2    wrong usage
+  130  interrupted
 
 examples:
   tlsmgrctl
@@ -77,8 +78,8 @@ examples:
   tlsmgrctl lookup --raw smtp some-id >session.der
   tlsmgrctl report /var/log/mail.log
 
-A cache id that starts with a dash goes after `--`. Only root and the mail owner
-can ask the tlsmgr that runs under Postfix.
+A cache id that starts with a dash goes after `--`. Only root and the mail
+owner can ask the tlsmgr that runs under Postfix.
 """
 
 

@@ -26,8 +26,9 @@ from tlsmgr.status_object import Status
 
 SUMMARY = "metrics for Prometheus: print, write to a file, or serve"
 DESCRIPTION = """\
-Print the metrics in the OpenMetrics format, write them to a file for node_exporter,
-or serve them to Prometheus by HTTP, at the path /metrics, until interrupted.
+Print the metrics in the OpenMetrics format, write them to a file for
+node_exporter, or serve them to Prometheus by HTTP, at the path /metrics, until
+interrupted.
 """
 MODE = 0o644  # of the text file: node_exporter is another user
 EXIT_OK, EXIT_FAILED = 0, 1

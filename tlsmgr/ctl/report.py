@@ -24,9 +24,10 @@ from tlsmgr.ctl.report_view import FileRead
 
 SUMMARY = "the TLS resumption rate in the mail log"
 DESCRIPTION = """\
-Count the TLS connections in Postfix's log by service, hour, TLS version and peer,
-and show which share of them resumed a session. The files may be compressed by gzip,
-and come in any order; `-` is standard input. Needs no running tlsmgr.
+Count the TLS connections in Postfix's log by service, hour, TLS version and
+peer, and show which share of them resumed a session. The files may be
+compressed by gzip, and come in any order; `-` is standard input. Needs no
+running tlsmgr.
 """
 TOP = 20
 EXIT_OK, EXIT_FAILED = 0, 1
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot",
         metavar="FILE",
         type=Path,
-        help="also draw a picture; the name's end (.png, .svg, .pdf) says of which type",
+        help="also draw a picture; its type follows from the end of the name (.png, .svg, .pdf)",
     )
     parser.add_argument(
         "--top",

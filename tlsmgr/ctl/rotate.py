@@ -15,9 +15,10 @@ from tlsmgr.ctl.instance import add_options, socket_of
 
 SUMMARY = "make a new session ticket key; the one before it still opens its tickets"
 DESCRIPTION = """\
-Make a new session ticket key, from now on the one for new tickets. The key before it
-opens the tickets that it made, for its time; the one before that is forgotten. smtpd(8)
-processes that have the old key go on with it until it is due, or until they end.
+Make a new session ticket key, from now on the one for new tickets. The key
+before it opens the tickets that it made, for its time; the one before that is
+forgotten. smtpd(8) processes that have the old key go on with it until it is
+due, or until they end.
 """
 EXIT_OK = 0
 

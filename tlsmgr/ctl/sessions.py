@@ -27,12 +27,13 @@ from tlsmgr.ctl.quantities import span
 LIST = "the sessions of a cache: age, size, protocol and cache id"
 DROP = "make a cache forget sessions, and say how many"
 LIST_DESCRIPTION = """\
-List the sessions of a cache in the order in which their ids came first: age, bytes,
-protocol, and cache id, in which the destination is to be found.
+List the sessions of a cache: age, bytes, protocol, and cache id, which
+contains the destination of an outbound session. The cache id that was stored
+first comes first.
 """
 DROP_DESCRIPTION = """\
-Make a cache forget the sessions whose ids have TEXT in them, or all of them. The
-next connection to such a destination is a full handshake.
+Make a cache forget the sessions with TEXT in their cache ids, or all sessions.
+The next connection to such a destination does a full handshake.
 """
 MATCH = "with this in their cache id; %%XX stands for a byte, as ids are shown"
 FLUSH_INTERVAL = 0.1  # seconds that a line may wait for others

@@ -18,9 +18,10 @@ from tlsmgr.status_object import SERVING
 
 SUMMARY = "what the daemon is, has and did; exit status 1 if it is degraded or not there"
 DESCRIPTION = """\
-Show the state of the tlsmgr: uptime, workers, caches, ticket keys, random number
-generator, and requests with their latency since its start. The exit status is 0
-if it serves all that is configured, else 1, with the reason on standard error.
+Show the state of the tlsmgr: uptime, workers, caches, ticket keys, random
+number generator, and requests with their latency since its start. The exit
+status is 0 if it serves all that is configured, else 1, with the reason on
+standard error.
 """
 EXIT_OK, EXIT_FAILED = 0, 1
 

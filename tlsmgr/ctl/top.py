@@ -18,8 +18,8 @@ from tlsmgr.ctl.status_fetch import fetcher
 SUMMARY = "a live view of requests, latencies, caches and workers"
 DESCRIPTION = """\
 Show what the tlsmgr does, refreshed each second: requests per second and their
-latency since the last refresh, caches, ticket keys, and workers, the busiest first.
-`q` ends it, any other key refreshes.
+latency since the last refresh, caches, ticket keys, and workers, the busiest
+first. `q` ends it, any other key refreshes.
 """
 PERIOD = 1.0  # seconds
 EXIT_OK = 0

@@ -43,6 +43,13 @@ def test_help_and_version_need_no_environment(tmp_path: Path, name: str, option:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+def test_help_fits_a_terminal_of_80_columns(tmp_path: Path, name: str) -> None:
+    for root in (SmallCheckout(tmp_path / "own").root, CHECKOUT):
+        shown = run(root / "scripts" / name, "--help").stdout
+        assert [line for line in shown.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_symbolic_link_to_a_script_works(tmp_path: Path, name: str) -> None:
     (tmp_path / "bin").mkdir()
     link = tmp_path / "bin" / name
