@@ -23,7 +23,7 @@ Look for mistakes in main.cf, master.cf and tlsmgr.cf, in the files that they
 name, and in what the running daemon says. Each finding says what is wrong, why
 it matters, and the command that mends it; nothing is changed. Run it as root.
 """
-WIDTH = 90  # characters of a line; commands are never broken
+WIDTH = 79  # characters of a line; commands are never broken
 SECONDS = 86400
 EXIT_OK, EXIT_FAILED = 0, 1
 _WRAP_WHAT = textwrap.TextWrapper(

@@ -179,9 +179,7 @@ def _client_cache(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 f"{name} is not set.",
                 "No outbound TLS session is ever resumed: each connection does a full handshake.",
-                mend.set_in_main_cf(
-                    facts, "smtp_tls_session_cache_database", mend.own_table("smtp")
-                ),
+                mend.set_in_main_cf(facts, name, mend.own_table("smtp")),
             )
 
 
@@ -203,7 +201,7 @@ def _timeout(facts: Facts) -> Iterator[Finding]:
         if lifetime > DAY:
             yield Finding(
                 f"{name} is {span(lifetime)}.",
-                "TLS sessions should not live for more than a day (RFC 5246): whoever steals a key"
+                "TLS sessions should not live for more than a day (RFC 5246): a thief of the key"
                 " can read all that was sent in that time.",
                 mend.set_in_main_cf(facts, name, f"{DAY}s"),
             )
@@ -305,15 +303,15 @@ def _is_enabled(facts: Facts) -> bool:
 
 
 CHECKS = (
-    Check("configuration", "main.cf and master.cf can be read", _configuration),
+    Check("configuration", "the files main.cf and master.cf can be read", _configuration),
     Check("enabled", "Postfix uses this tlsmgr", _enabled),
-    Check("launcher", "master(8) can start it", _launcher),
+    Check("launcher", "Postfix can start this tlsmgr", _launcher),
     Check("fallback", "Postfix's own does not run in its place", _fallback),
     Check("process-limit", "the process limit in master.cf is 1", _process_limit),
     Check("serving", "the daemon answers", _serving),
     Check("degraded", "it serves all that is configured", _degraded),
-    Check("unknown-parameter", "tlsmgr.cf has no unknown names", _unknown_parameter),
-    Check("misplaced-parameter", "main.cf has no parameters of tlsmgr.cf", _misplaced_parameter),
+    Check("unknown-parameter", "no name in tlsmgr.cf is unknown", _unknown_parameter),
+    Check("misplaced-parameter", "no parameter of tlsmgr.cf is in main.cf", _misplaced_parameter),
     Check("bad-value", "the values in tlsmgr.cf are valid", _bad_value),
     Check("server-cache", "inbound sessions are in tickets, not in a cache", _server_cache),
     Check("client-cache", "outbound sessions are cached", _client_cache),

@@ -14,7 +14,7 @@ from tlsmgr.ctl.mail_log import LookupResult, Outcome
 from tlsmgr.ctl.report_count import Counts, Tally
 
 BAR = 20  # characters of a rate of 100 %
-WIDTH = 90  # characters of a line of text
+WIDTH = 79  # characters of a line of text
 LONGEST_NAME = 50  # characters of a peer's name
 TALLY_HEADINGS = ("CONNECTIONS", "RESUMED", "FULL", "UNKNOWN", "RATE")
 LOG_LEVELS = {  # by program

@@ -186,6 +186,12 @@ def test_started_by_hand() -> None:
     assert finding.command.endswith("_database = btree:${data_directory}/smtp_scache' >>/c/main.cf")
 
 
+@pytest.mark.parametrize("change", [change for _, change, *_ in CASES])
+def test_the_lines_fit_a_terminal(change: dict[str, object]) -> None:
+    shown = lines(GOOD.instance, list(examine(replace(GOOD, **change))))  # type: ignore[arg-type]
+    assert [x for x in shown if len(x) > 80 and not x.startswith("    # ")] == []
+
+
 def test_the_lines_for_a_person() -> None:
     finding = Finding("It is wrong.", "It matters.", "mend " + "x" * 100)
     assert lines(GOOD.instance, [("enabled", finding)]) == [

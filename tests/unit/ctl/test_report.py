@@ -115,9 +115,9 @@ HOUR OF postfix/smtpd  CONNECTIONS  RESUMED  FULL  UNKNOWN    RATE
 
 Session cache of postfix/smtp: 1 of 1 lookups found a session (100.0 %).
 
-Note: smtp_tls_loglevel is below 2 in at least a part of these logs. They do not show the
-outcome of 1 of 3 connections of postfix/smtp; the rate leaves these out. With
-smtp_tls_loglevel = 2 all are shown.
+Note: smtp_tls_loglevel is below 2 in at least a part of these logs. They do
+not show the outcome of 1 of 3 connections of postfix/smtp; the rate leaves
+these out. With smtp_tls_loglevel = 2 all are shown.
 """
 
 
