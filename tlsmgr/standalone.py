@@ -24,13 +24,13 @@ import os
 import pwd
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from tlsmgr import __version__, daemonize, log, systemd
 from tlsmgr.config import maillog_client
-from tlsmgr.config.load import Configuration, load
+from tlsmgr.config.load import Configuration, load, state_directory
 from tlsmgr.log import Fatal
 from tlsmgr.pidfile import pid_file
 from tlsmgr.socketfile import is_locked, listening, locked, make_directory, remove_own
@@ -61,7 +61,10 @@ def options() -> argparse.ArgumentParser:
         " the configuration again.",
     )
     parser.add_argument(
-        "-c", dest="directory", metavar="DIR", help="read main.cf and tlsmgr.cf in DIR (optional)"
+        "-c",
+        dest="directory",
+        metavar="DIR",
+        help="read main.cf and tlsmgr.cf in DIR (default: the state directory)",
     )
     parser.add_argument(
         "-o", dest="overrides", metavar="name=value", action="append", default=[],
@@ -70,7 +73,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--socket",
         metavar="PATH",
-        help="listen here (default: private/tlsmgr in the state directory)",
+        help="listen here (default: private/tlsmgr in the queue directory)",
     )
     parser.add_argument(
         "--daemon", action="store_true", help="serve in the background, and log to syslog"
@@ -78,7 +81,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="read the configuration, load what a start needs, say what is wrong, and exit",
+        help="read the configuration, load what a start needs, print what is wrong, and exit",
     )
     parser.add_argument("--pid-file", metavar="PATH", help="write the process id of the parent")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -289,22 +292,12 @@ def _absolute(path: str) -> str:
         raise Fatal(f"cannot find the current directory: {error.strerror}") from None
 
 
-def state_directory(environment: Mapping[str, str]) -> str:
-    """Return the state directory: where everything is kept by default (XDG base directories)."""
-    base = environment.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(base):  # the specification says to ignore such a value
-        base = os.path.expanduser("~/.local/state")
-    return f"{base}/tlsmgr"
-
-
 def configuration(directory: str | None, overrides: Sequence[str], state: str) -> Configuration:
     """Return the configuration, with the state directory for directories it does not name."""
     defaults = {"queue_directory": state, "data_directory": state}
-    if directory is None:
-        defaults.update(CACHES)
-    elif not os.path.isdir(directory):
+    if directory is not None and not os.path.isdir(directory):
         raise Fatal(f"-c {directory}: not a directory")
-    elif not os.path.exists(f"{directory}/main.cf"):
+    if directory is None or not os.path.exists(f"{directory}/main.cf"):
         defaults.update(CACHES)
     return load(
         os.path.abspath(directory or state),

@@ -16,7 +16,7 @@ from support.raw_client import data_of, policy, policy_is, seed
 from support.settled_files import write_settled
 from support.standalone_program import fatal_line, run
 
-from tlsmgr import standalone
+from tlsmgr.config.load import state_directory
 
 # ---------------------------------------------------------------------------------------- defaults
 
@@ -46,12 +46,12 @@ def test_defaults(make_daemon: MakeDaemon) -> None:
 )
 def test_where_the_state_is(monkeypatch: pytest.MonkeyPatch, base: str, expected: str) -> None:
     monkeypatch.setenv("HOME", "/h")
-    assert standalone.state_directory({"XDG_STATE_HOME": base}) == expected
+    assert state_directory({"XDG_STATE_HOME": base}) == expected
 
 
 def test_without_an_xdg_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/h")
-    assert standalone.state_directory({}) == "/h/.local/state/tlsmgr"
+    assert state_directory({}) == "/h/.local/state/tlsmgr"
 
 
 def test_a_second_start_finds_the_state_of_the_first(make_daemon: MakeDaemon) -> None:

@@ -22,6 +22,7 @@ from support.settled_files import empty_configuration, write_settled
 from tlsmgr.client import Client
 from tlsmgr.ctl import instance
 from tlsmgr.ctl.main import COMMANDS, DEFAULT_COMMAND, parse
+from tlsmgr.install.instance import SEARCH_PATH
 
 COMMAND = [sys.executable, "-m", "tlsmgr.ctl.main"]
 ROOT = CHECKOUT
@@ -155,7 +156,7 @@ def test_default_socket(server: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def postfix(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment in which Postfix is a private instance that has ours enabled."""
-    if shutil.which("postconf", path=instance.SEARCH_PATH) is None:
+    if shutil.which("postconf", path=SEARCH_PATH) is None:
         pytest.skip("Postfix is not installed")
     queue = tmp_path / "queue"
     (queue / "private").mkdir(parents=True)

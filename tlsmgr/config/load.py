@@ -93,6 +93,14 @@ def directory_of(environment: Mapping[str, str]) -> str:
     return environment.get("MAIL_CONFIG", DEFAULT_DIRECTORY)
 
 
+def state_directory(environment: Mapping[str, str]) -> str:
+    """Return where a start by hand keeps its files: below $XDG_STATE_HOME, or ~/.local/state."""
+    base = environment.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):  # the XDG specification says to ignore such a value
+        base = os.path.expanduser("~/.local/state")
+    return f"{base}/tlsmgr"
+
+
 def load(
     directory: str,
     warn: Warn,

@@ -24,7 +24,7 @@ name, and in what the running daemon says. Each finding says what is wrong, why
 it matters, and the command that mends it; nothing is changed. Run it as root.
 """
 WIDTH = 79  # characters of a line; commands are never broken
-SECONDS = 86400
+DAY = 86400  # seconds
 EXIT_OK, EXIT_FAILED = 0, 1
 _WRAP_WHAT = textwrap.TextWrapper(
     WIDTH, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
@@ -43,13 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run `tlsmgrctl check`; return the exit status. Raises TlsmgrError."""
-    instance = _instance(arguments)
-    facts = gather(instance, int(time.time()) // SECONDS)
+    facts = gather(_instance(arguments), int(time.time()) // DAY)
     findings = list(examine(facts))
     if arguments.json:
-        print(json.dumps(json_object(instance, findings), indent=1))
+        print(json.dumps(json_object(facts.instance, findings), indent=1))
     else:
-        print("\n".join(lines(instance, findings)))
+        print("\n".join(lines(facts.instance, findings)))
     return EXIT_FAILED if findings else EXIT_OK
 
 

@@ -18,7 +18,7 @@ from tlsmgr.config import syntax
 from tlsmgr.config.accounts import look_up
 from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings
 from tlsmgr.config.farm_caches import farm_caches
-from tlsmgr.config.load import Configuration, load
+from tlsmgr.config.load import Configuration, load, state_directory
 from tlsmgr.config.redirect import WritableDir
 from tlsmgr.config.syntax import Assignment
 from tlsmgr.ctl.instance import Instance
@@ -95,8 +95,13 @@ class Facts:
 
 
 def gather(instance: Instance, today: int, shared_memory: str = SHARED_MEMORY) -> Facts:
-    """Return the facts about an instance. `today` is a day, as in farm.secret."""
+    """Return the facts about an instance. `today` is a day, as in farm.secret.
+
+    The configuration directory of a daemon that was started by hand is the one that it names.
+    """
     status, silence = _ask(instance.socket)
+    if not instance.directory and status is not None:
+        instance = instance._replace(directory=status.config_directory)
     facts: dict[str, Any] = {
         "instance": instance,
         "scripts": _scripts(),
@@ -147,8 +152,14 @@ def _of_configuration(instance: Instance, service: object, today: int) -> dict[s
     if not directory:
         return {}
     overrides = _overrides(service.arguments) if isinstance(service, Service) else []
+    defaults = {} if instance.is_postfix else {"data_directory": state_directory(os.environ)}
     conf = load(
-        directory, _ignore, errors.append, overrides=overrides, optional=not instance.is_postfix
+        directory,
+        _ignore,
+        errors.append,
+        overrides=overrides,
+        defaults=defaults,
+        optional=not instance.is_postfix,
     )
     caches = cache_settings(conf, _ignore)
     owner = look_up(conf).mail_owner

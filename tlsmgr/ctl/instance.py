@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tlsmgr.client import DEFAULT_TIMEOUT, TlsmgrError
-from tlsmgr.config.load import load
+from tlsmgr.config.load import load, state_directory
+from tlsmgr.install.instance import SEARCH_PATH
 from tlsmgr.install.launcher import NAME as COMMAND  # of the tlsmgr service in master.cf
 from tlsmgr.log import Fatal
 
-SEARCH_PATH = "/usr/sbin:/usr/local/sbin:/sbin:/usr/bin:/bin"
 SERVICE_SOCKET = "/run/tlsmgr/tlsmgr"  # of the unit tlsmgr.socket
 TIME_LIMIT = 10.0  # seconds for one postconf(1), which takes a hundredth
 
@@ -81,7 +81,7 @@ def find(environment: Mapping[str, str], directory: str | None = None) -> Instan
 
 def standalone(environment: Mapping[str, str]) -> Instance:
     """Return where tlsmgr-start listens: below $XDG_STATE_HOME, or ~/.local/state."""
-    return Instance(f"{_state(environment)}/private/tlsmgr", "", False)
+    return Instance(f"{state_directory(environment)}/private/tlsmgr", "", False)
 
 
 def enabled_postfix(environment: Mapping[str, str]) -> Instance | None:
@@ -112,7 +112,7 @@ def _in_directory(environment: Mapping[str, str], directory: str) -> Instance:
             raise TlsmgrError(f"-c {directory}: postconf cannot read this configuration")
         return postfix
     try:
-        defaults = {"queue_directory": _state(environment)}
+        defaults = {"queue_directory": state_directory(environment)}
         conf = load(directory, _ignore, _ignore, defaults=defaults, optional=True)
     except Fatal as error:
         raise TlsmgrError(f"-c {directory}: {error.text}") from None
@@ -150,13 +150,6 @@ def _postconf(environment: Mapping[str, str], *arguments: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return os.fsdecode(run.stdout).splitlines() if run.returncode == 0 else []
-
-
-def _state(environment: Mapping[str, str]) -> str:
-    state = environment.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):  # the XDG specification says to ignore such a value
-        state = os.path.expanduser("~/.local/state")
-    return os.path.join(state, "tlsmgr")
 
 
 def _ignore(_warning: str) -> None:

@@ -245,6 +245,36 @@ def test_a_directory_without_postfix(tmp_path: Path) -> None:
     assert f"# sed -i '1s/^/#/' {tmp_path}/tlsmgr.cf\n" in run.stdout
 
 
+def test_the_configuration_of_a_daemon_started_by_hand(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/tlsmgr.cf").write_text("tlsmgr_worker_processes = many\n")
+    (tmp_path / "conf/main.cf").write_text(
+        "smtp_tls_session_cache_database = btree:$data_directory/smtp_scache\n"
+    )
+    service = tmp_path / "tlsmgr/private/tlsmgr"
+    service.parent.mkdir(parents=True)
+    service.touch()
+    sessions = tmp_path / "tlsmgr/smtp_scache.sessions"
+    sessions.touch(0o644)
+
+    def status(seconds: int) -> Status:
+        return replace(calm(seconds), config_directory=str(tmp_path / "conf"))
+
+    with ControlSocket(service, status):
+        run = subprocess.run(
+            COMMAND,
+            cwd=CHECKOUT,
+            env={**ENVIRONMENT, "MAIL_CONFIG": "/nonexistent", "XDG_STATE_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert (run.returncode, run.stderr) == (1, "")
+    assert f"# sed -i '1s/^/#/' {tmp_path}/conf/tlsmgr.cf\n" in run.stdout
+    assert run.stdout.endswith(f"\n{tmp_path}/conf: {len(CHECKS)} checks, 2 things to mend\n")
+    assert f"# chmod 600 {sessions}\n" in run.stdout
+
+
 def test_without_a_postfix_that_has_ours_the_default_one_is_looked_at(host: Host) -> None:
     """An administrator who asks why nothing resumes learns that ours is not enabled."""
     host.write("master.cf", "tlsmgr unix - - y 1000? 1 tlsmgr\n")
