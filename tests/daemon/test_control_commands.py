@@ -93,7 +93,8 @@ def test_no_daemon(idle: Daemon) -> None:
         run = ctl(idle, *command)
         assert (run.returncode, run.stdout) == (1, "")
         assert run.stderr == (
-            f"tlsmgrctl: connect to {idle.socket_path}: No such file or directory\n"
+            f"tlsmgrctl: connect to {idle.socket_path}: No such file or directory;"
+            " no tlsmgr serves there\n"
         )
 
 

@@ -2,8 +2,8 @@
 
 The lower half of the client library: connect, announcement, one request, one reply, and the errors
 that all of them may raise. Nothing waits beyond the deadline that the caller passes in, and memory
-is bounded. Requests and replies have no meaning here, and nothing is
-repeated: HungUp says that the caller may.
+is bounded. Requests and replies have no meaning here. Nothing is repeated: HungUp says that the
+caller may do so.
 
 A list is *( name NUL value NUL ) NUL (src/util/attr_print0.c, attr_scan0.c).
 """
@@ -87,7 +87,7 @@ class Connection:
         try:
             self._connect(deadline)
         except OSError as error:
-            raise Unavailable(f"connect to {self._path}: {error.strerror or error}") from None
+            raise unavailable(self._path, error, "no tlsmgr serves there") from None
         if self._read_list(deadline) != [(b"protocol", PROTOCOL)]:
             raise ProtocolError(f"{self._path}: the server does not announce itself as tlsmgr")
 
@@ -161,6 +161,16 @@ class Connection:
         while True:
             for _, events in poll.poll(math.ceil(min(deadline.remaining(), 60.0) * 1000)):
                 return events
+
+
+def unavailable(path: str, error: OSError, missing: str) -> Unavailable:
+    """Return why nobody can connect there; `missing` explains that nobody listens."""
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = "; only root and the owner of the tlsmgr may use it"
+    elif isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        hint = f"; {missing}"
+    return Unavailable(f"connect to {path}: {error.strerror or error}{hint}")
 
 
 def encode(attributes: Attributes) -> bytes:

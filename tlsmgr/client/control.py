@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterator
 
 from tlsmgr.client import DEFAULT_TIMEOUT, Client
-from tlsmgr.client.connection import ProtocolError, RequestFailed, TimedOut, Unavailable
+from tlsmgr.client.connection import ProtocolError, RequestFailed, TimedOut, unavailable
 from tlsmgr.control_lines import ERROR, OK, SUFFIX, ControlRequest, format_request
 
 LONGEST_LINE = 16 << 20  # bytes
 BLOCK = 1 << 16
 START_TIME = 2.0  # seconds for a daemon that was just started to make its control socket
 START_PAUSE = 0.02
+NO_CONTROL = "a tlsmgr serves, but it has no control socket: Postfix's own, or an older one"
 
 
 def ask(
@@ -53,14 +54,14 @@ def _connected(path: str, timeout: float | None) -> socket.socket:
         with Client(path, timeout) as client:
             client.connect()
     except OSError as error:
-        raise _unavailable(path, error) from None
+        raise unavailable(f"{path}{SUFFIX}", error, NO_CONTROL) from None
     deadline = time.monotonic() + START_TIME
     while True:
         try:
             return _connect(path, timeout)
         except OSError as error:
             if time.monotonic() >= deadline:
-                raise _unavailable(path, error) from None
+                raise unavailable(f"{path}{SUFFIX}", error, NO_CONTROL) from None
         time.sleep(START_PAUSE)
 
 
@@ -71,16 +72,6 @@ def _connect(path: str, timeout: float | None) -> socket.socket:
         connection.connect(f"{path}{SUFFIX}")
         on_failure.pop_all()
         return connection
-
-
-def _unavailable(path: str, error: OSError) -> Unavailable:
-    reason = error.strerror or str(error)
-    hint = ""
-    if isinstance(error, PermissionError):
-        hint = "; only root and the owner of the tlsmgr may use it"
-    elif isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        hint = "; a tlsmgr serves, but it has no control socket: Postfix's own, or an older one"
-    return Unavailable(f"connect to {path}{SUFFIX}: {reason}{hint}")
 
 
 def _lines(connection: socket.socket, timeout: float | None) -> Iterator[str]:

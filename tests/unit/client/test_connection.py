@@ -227,11 +227,16 @@ def test_cannot_connect(path: Path) -> None:
     plain_file.touch()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(stale))
-    for dead in (path, plain_file, stale, path / ("x" * 108)):
+    nobody = "; no tlsmgr serves there"
+    for dead, end in (
+        (path, f"No such file or directory{nobody}"),
+        (plain_file, f"Connection refused{nobody}"),
+        (stale, f"Connection refused{nobody}"),
+        (path / ("x" * 108), "AF_UNIX path too long"),
+    ):
         with pytest.raises(Unavailable) as error:
             Client(dead).seed(4)
-        assert str(error.value).startswith(f"connect to {dead}: ")
-        assert "\n" not in str(error.value)
+        assert str(error.value) == f"connect to {dead}: {end}"
 
 
 # Large messages, and rubbish

@@ -78,7 +78,7 @@ def test_classic_text(service: Path, control: ControlSocket) -> None:
 
 def test_no_daemon(service: Path) -> None:
     run = metrics(service)
-    reason = f"tlsmgrctl: connect to {service}: No such file or directory\n"
+    reason = f"tlsmgrctl: connect to {service}: No such file or directory; no tlsmgr serves there\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", reason)
 
 

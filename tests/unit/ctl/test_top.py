@@ -125,7 +125,7 @@ def test_a_bad_interval(interval: str) -> None:
 
 
 def test_no_daemon_is_a_plain_line(tmp_path: Path) -> None:
-    reason = f"connect to {tmp_path}/s: No such file or directory"
+    reason = f"connect to {tmp_path}/s: No such file or directory; no tlsmgr serves there"
     assert refused_in_a_terminal(tmp_path) == f"tlsmgrctl: {reason}\n"
 
 

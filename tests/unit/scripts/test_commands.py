@@ -106,7 +106,8 @@ def test_tlsmgrctl_runs_without_an_environment(tmp_path: Path) -> None:
     checkout = SmallCheckout(tmp_path / "own")
     done = run(checkout.root / "scripts/tlsmgrctl", "--socket", "/nonexistent", "seed", "32")
     assert done.returncode == 1
-    assert done.stderr == "tlsmgrctl: connect to /nonexistent: No such file or directory\n"
+    reason = "No such file or directory; no tlsmgr serves there"
+    assert done.stderr == f"tlsmgrctl: connect to /nonexistent: {reason}\n"
     assert not (checkout.root / ".venv").exists()
 
 
