@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         from tlsmgr.ctl.metrics_families import registry
     except ImportError:
         raise TlsmgrError(
-            "metrics needs prometheus_client: pip install 'tlsmgr[metrics]'"
+            "metrics needs the Python package prometheus_client: pip install prometheus_client"
         ) from None
     fetch = fetcher(arguments)
     if arguments.listen is not None:

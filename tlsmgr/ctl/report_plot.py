@@ -43,7 +43,9 @@ def check(path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise Problem("--plot needs matplotlib: pip install 'tlsmgr[plot]'") from None
+        raise Problem(
+            "--plot needs the Python package matplotlib: pip install matplotlib"
+        ) from None
     kinds = Figure().canvas.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise Problem(f"{path}: the name must end in one of: .{', .'.join(sorted(kinds))}")

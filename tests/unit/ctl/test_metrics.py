@@ -278,5 +278,6 @@ def test_without_prometheus_client(tmp_path: Path, service: Path) -> None:
         text=True,
         timeout=60,
     )
-    reason = "tlsmgrctl: metrics needs prometheus_client: pip install 'tlsmgr[metrics]'\n"
+    package = "prometheus_client"
+    reason = f"tlsmgrctl: metrics needs the Python package {package}: pip install {package}\n"
     assert (run.returncode, run.stdout, run.stderr) == (1, "", reason)
