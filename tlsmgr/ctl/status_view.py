@@ -44,7 +44,7 @@ def _heading(status: Status) -> Iterator[str]:
     yield f"configuration  {status.config_directory or '-'}"
     yield f"uptime         {span(status.uptime_seconds)}"
     connections = status.counters.get("connections", 0)
-    yield f"clients        {count(clients)} connected, {count(connections)} since the start"
+    yield f"clients        {count(clients)} connected, {count(connections)} in total"
 
 
 def _table_of_caches(status: Status) -> Iterator[str]:

@@ -84,7 +84,7 @@ class Commands:
         keys, now = self._inherited.ticket_keys, int(time.time())
         try:
             if not keys.rotate(now):
-                raise Refused("the lock of the ticket keys is out of reach; try again")
+                raise Refused("another process has locked the ticket keys; try again")
         except (NoRotation, EntropyError) as error:
             raise Refused(str(error)) from None
         name = keys.known(now)[0].name.hex()[:8]

@@ -13,7 +13,7 @@ SHOWN = """\
 tlsmgr 1.0, pid 4711: serving
 configuration  /etc/postfix
 uptime         1min40s
-clients        6 connected, 2000 since the start
+clients        6 connected, 2000 in total
 
 CACHE    ENTRIES    SIZE    FULL LOOKUPS    HITS UPDATES EXPIRED EVICTED  OLDEST
 smtpd          0      0B      0%       0       -       0       0       0       -
