@@ -4,7 +4,7 @@ Reads the files, counts the connections, prints tables or JSON, and draws the pi
 running tlsmgr and no Postfix, only the logs: those of another host are fine.
 
 A file that cannot be read gives a warning, and the report has all the others. The exit status is
-0; 1 after a warning or `fatal:`.
+0; 1 after a warning or without a report.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlsmgr.client import TlsmgrError
 from tlsmgr.ctl import report_plot, report_view
 from tlsmgr.ctl.log_files import LogFile, Problem, Progress
 from tlsmgr.ctl.mail_log import Clock, MailLog
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run `tlsmgrctl report` and return the exit status."""
+    """Run `tlsmgrctl report`; return the exit status. Raises TlsmgrError."""
     picture: Path | None = arguments.plot
     try:
         if picture is not None:
@@ -68,8 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         if picture is not None:
             report_plot.draw(counts, picture)
     except Problem as problem:
-        print(f"tlsmgrctl: fatal: {problem}", file=sys.stderr)
-        return EXIT_FAILED
+        raise TlsmgrError(str(problem)) from None
     return EXIT_FAILED if any(file.problem is not None for file in files) else EXIT_OK
 
 
