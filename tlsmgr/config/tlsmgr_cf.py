@@ -48,6 +48,7 @@ _BAD = {
     Kind.PATH: "not an absolute path:",
 }
 
+_IGNORED = "ignoring this file and using the defaults"
 
 _SHOW: Mapping[Kind, Callable[[int], str]] = {
     Kind.SIZE: size_text,
@@ -81,9 +82,6 @@ def load(path: str, warn: Warn, error: Warn) -> dict[str, Setting]:
     for name in [name for name in settings if name not in OUR_NAMES]:
         _warn_of_name(name, settings.pop(name).place, warn)
     return settings
-
-
-_IGNORED = "ignoring this file and using the defaults"
 
 
 def _check_permissions(path: str, warn: Warn) -> None:

@@ -30,7 +30,7 @@ _SIZE = re.compile(r"0*([0-9]{1,15})([kmg]?)", re.ASCII | re.IGNORECASE)
 
 
 class Kind(Enum):
-    """The type of a parameter; the value is its name in log lines."""
+    """The type of a parameter."""
 
     TEXT = "text"
     NUMBER = "number"

@@ -20,7 +20,6 @@ from tlsmgr.config.caches import CacheSettings, cache_places, cache_settings
 from tlsmgr.config.farm_caches import farm_caches
 from tlsmgr.config.load import Configuration, load, state_directory
 from tlsmgr.config.redirect import WritableDir
-from tlsmgr.config.syntax import Assignment
 from tlsmgr.ctl.instance import Instance
 from tlsmgr.ctl.status_fetch import fetch
 from tlsmgr.farm import secret_file, store_url
@@ -204,7 +203,7 @@ def _of_secret(conf: Configuration, owners: frozenset[int], today: int) -> dict[
 
 
 def _farm_errors(conf: Configuration) -> list[str]:
-    """Return the mistakes in values that only a farm reads, with the daemon's words."""
+    """Return the mistakes in values that only a farm reads, with the daemon's texts."""
     errors: list[str] = []
     if not conf.text("tlsmgr_farm_store"):
         return errors
@@ -233,25 +232,11 @@ def _main_cf(path: str) -> dict[str, str]:
 def _tlsmgr_cf(path: str) -> tuple[Line, ...]:
     try:
         content = syntax.read(path)
-    except (FileNotFoundError, Fatal):
-        return ()
-    try:
         assignments = list(syntax.parse(content, path, _ignore))
-    except Fatal:  # an error line of load() says so
+    except (FileNotFoundError, Fatal):  # an error line of load() has the reason
         return ()
-    return tuple(_line(assignment, content.split(b"\n")) for assignment in assignments)
-
-
-def _line(assignment: Assignment, lines: list[bytes]) -> Line:
-    """Return where an assignment ends: with its last continuation line."""
-    last = assignment.line
-    for number in range(assignment.line + 1, len(lines) + 1):
-        text = lines[number - 1]
-        if text.strip() and not text.lstrip().startswith(b"#"):
-            if not text[:1].isspace():
-                break
-            last = number
-    return Line(assignment.name, assignment.value, assignment.line, last)
+    last = {line.first: line.last for line in syntax.logical_lines(content)}
+    return tuple(Line(name, value, first, last[first]) for name, value, first in assignments)
 
 
 def _file(path: str) -> FileFact:

@@ -273,8 +273,7 @@ class RequestReader:
         return Malformed(shape, complaint, final)
 
     def _refuse_if_oversized(self) -> Malformed | None:
-        held = self._size + len(self._buffer) - self._field
-        if self._skipping or held <= REQUEST_LIMIT:
+        if self._skipping or self.size <= REQUEST_LIMIT:
             return None
         return self._refuse(f"request from {self._source} over {REQUEST_LIMIT} bytes", final=True)
 
