@@ -9,6 +9,8 @@
     accounts                   the user that the program runs as
     redirect                   files that go to data_directory instead
     caches                     settings of the session caches
+    memcache_cf                the file of a `memcache:` table
+    policy_digest              what tells that the TLS policy of smtpd(8) was changed
 
 A start calls `maillog_client.connect_early`, `load.load`, `maillog_client.connect`,
 `accounts.check`, and, as mail_owner, `caches.cache_settings`. Warnings go to a callable,
