@@ -17,7 +17,7 @@ from support.checkout import CHECKOUT
 from support.postfix_instance import PostfixInstance, postconf, wait_until
 
 from tlsmgr.client import Client, TlsmgrError
-from tlsmgr.install.instance import Instance
+from tlsmgr.install.instance import Postfix
 from tlsmgr.install.launcher import NAME
 
 ROOT = CHECKOUT
@@ -92,13 +92,13 @@ def running(outcome: Outcome) -> str:
 
 def running_now(system: PostfixInstance) -> str:
     """Which tlsmgr master(8) runs, by its processes."""
-    found = Instance(str(system.config)).tlsmgr()
+    found = Postfix(str(system.config)).tlsmgr()
     return "nothing" if found is None else NAME if found.ours else "tlsmgr"
 
 
 def running_pid(system: PostfixInstance) -> int | None:
     """The process id of the tlsmgr that master(8) runs."""
-    found = Instance(str(system.config)).tlsmgr()
+    found = Postfix(str(system.config)).tlsmgr()
     return found.pid if found else None
 
 

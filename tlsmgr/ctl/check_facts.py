@@ -25,8 +25,7 @@ from tlsmgr.ctl.status_fetch import fetch
 from tlsmgr.farm import secret_file, store_url
 from tlsmgr.farm.secret import BadSecret
 from tlsmgr.install import trial
-from tlsmgr.install.instance import Instance as Postfix
-from tlsmgr.install.instance import Service
+from tlsmgr.install.instance import Postfix, Service
 from tlsmgr.install.launcher import Launcher, Note, read_note
 from tlsmgr.log import Fatal
 from tlsmgr.status_object import Status

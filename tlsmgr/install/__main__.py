@@ -25,7 +25,7 @@ from pathlib import Path
 from tlsmgr import __version__
 from tlsmgr.bootstrap import NOTE
 from tlsmgr.install import installation, trial
-from tlsmgr.install.instance import STOCK, Instance, Running
+from tlsmgr.install.instance import STOCK, Postfix, Running
 from tlsmgr.install.launcher import NAME, Launcher, read_note
 from tlsmgr.log import Fatal
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if os.geteuid() != 0:
             raise Fatal("only root can do this")
-        return COMMANDS[chosen.command](Instance(chosen.directory))
+        return COMMANDS[chosen.command](Postfix(chosen.directory))
     except Fatal as error:
         text = error.text
     except OSError as error:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return NOT_SERVING if chosen.command == "status" else 1
 
 
-def enable(instance: Instance) -> int:
+def enable(instance: Postfix) -> int:
     """Have master(8) start ours."""
     with _lock(instance):
         service, launcher = instance.service(), _launcher(instance)
@@ -94,7 +94,7 @@ def enable(instance: Instance) -> int:
     return 0
 
 
-def disable(instance: Instance) -> int:
+def disable(instance: Postfix) -> int:
     """Have master(8) start Postfix's own."""
     with _lock(instance):
         command, launcher = instance.service().command, _launcher(instance)
@@ -105,7 +105,7 @@ def disable(instance: Instance) -> int:
     return 0
 
 
-def status(instance: Instance) -> int:
+def status(instance: Postfix) -> int:
     """Show whether ours serves, and why not; what is configured; what runs."""
     command, launcher = instance.service().command, _launcher(instance)
     problem = _problem(instance, command, launcher)
@@ -116,14 +116,14 @@ def status(instance: Instance) -> int:
     return NOT_SERVING if problem else 0
 
 
-COMMANDS: Mapping[str, Callable[[Instance], int]] = {
+COMMANDS: Mapping[str, Callable[[Postfix], int]] = {
     "enable": enable,
     "disable": disable,
     "status": status,
 }
 
 
-def _problem(instance: Instance, command: str, launcher: Launcher) -> str | None:
+def _problem(instance: Postfix, command: str, launcher: Launcher) -> str | None:
     """Return why ours does not serve, None when it does."""
     if command != NAME:
         return "not enabled"
@@ -144,7 +144,7 @@ def _problem(instance: Instance, command: str, launcher: Launcher) -> str | None
     return f"Postfix's own in place of ours: {_reason(instance)} ({now})"
 
 
-def _reason(instance: Instance) -> str:
+def _reason(instance: Postfix) -> str:
     """Return why Postfix's own runs, which the launcher noted."""
     note = read_note(instance["queue_directory"])
     if note.master == instance.master_pid() and note.reason:
@@ -152,7 +152,7 @@ def _reason(instance: Instance) -> str:
     return "Postfix was not reloaded"
 
 
-def _switch(instance: Instance, command: str) -> None:
+def _switch(instance: Postfix, command: str) -> None:
     """Have master.cf name the command, and the process that serves be of it."""
     before = instance.service().command
     try:
@@ -173,7 +173,7 @@ def _switch(instance: Instance, command: str) -> None:
         raise
 
 
-def _is_stale(instance: Instance, command: str) -> bool:
+def _is_stale(instance: Postfix, command: str) -> bool:
     """Return whether what runs is not of the command, or older than it."""
     running = instance.tlsmgr()
     if running is None:
@@ -184,7 +184,7 @@ def _is_stale(instance: Instance, command: str) -> bool:
     return max(launcher, INSTALLATION.newest()) > running.started
 
 
-def _reload(instance: Instance, command: str) -> None:
+def _reload(instance: Postfix, command: str) -> None:
     """Reload Postfix, and wait for the answer of the right tlsmgr."""
     before = instance.tlsmgr()
     instance.reload()
@@ -196,7 +196,7 @@ def _reload(instance: Instance, command: str) -> None:
     _say(f"reloaded Postfix; running: {_describe(instance)}")
 
 
-def _put_back(instance: Instance, command: str) -> None:
+def _put_back(instance: Postfix, command: str) -> None:
     """Undo the change of master.cf; this is not interrupted."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -209,7 +209,7 @@ def _put_back(instance: Instance, command: str) -> None:
             _complain(f"warning: {error.text}")
 
 
-def _describe(instance: Instance) -> str:
+def _describe(instance: Postfix) -> str:
     """Return which tlsmgr runs, with its process id."""
     running: Running | None = instance.tlsmgr() if instance.runs() else None
     if running is None:
@@ -217,12 +217,12 @@ def _describe(instance: Instance) -> str:
     return f"{NAME if running.ours else STOCK}, pid {running.pid}"
 
 
-def _launcher(instance: Instance) -> Launcher:
+def _launcher(instance: Postfix) -> Launcher:
     return Launcher(instance["daemon_directory"], instance["command_directory"])
 
 
 @contextlib.contextmanager
-def _lock(instance: Instance) -> Iterator[None]:
+def _lock(instance: Postfix) -> Iterator[None]:
     directory = os.open(instance["daemon_directory"], os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

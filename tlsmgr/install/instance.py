@@ -61,7 +61,7 @@ class Running(NamedTuple):
     started: float
 
 
-class Instance:
+class Postfix:
     """The Postfix instance with that configuration directory; None for the default one."""
 
     def __init__(self, directory: str | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import subprocess
 
-from tlsmgr.install.instance import Instance, Service
+from tlsmgr.install.instance import Postfix, Service
 from tlsmgr.log import Fatal
 
 REQUEST = b"request\0seed\0size\x0032\0\0"
@@ -26,7 +26,7 @@ def check_service(service: Service) -> None:
         )
 
 
-def run(instance: Instance, service: Service, launcher: str) -> list[str]:
+def run(instance: Postfix, service: Service, launcher: str) -> list[str]:
     """Start it once, as master(8) would. Return its warnings; Fatal when it does not answer."""
     command = [launcher, "-l", "-S", "-V", "-n", service.name, "-t", "unix"]
     command += ["-u"] * service.unprivileged + ["-c"] * service.chroot

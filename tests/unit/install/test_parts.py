@@ -15,7 +15,7 @@ from support.checkout import CHECKOUT
 from tlsmgr import __version__
 from tlsmgr.install import installation, instance, trial
 from tlsmgr.install.__main__ import SIGNALS, main
-from tlsmgr.install.instance import Instance, check_version, command_places
+from tlsmgr.install.instance import Postfix, check_version, command_places
 from tlsmgr.install.launcher import NAME, Launcher, Note, read_note
 from tlsmgr.log import Fatal
 
@@ -56,7 +56,7 @@ def test_a_missing_postfix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("tlsmgr.install.instance.SEARCH_PATH", "/nonexistent")
     with pytest.raises(Fatal, match="postconf is missing"):
-        Instance(None)
+        Postfix(None)
 
 
 @pytest.mark.parametrize("version", ["3.5.25", "2.11.0", "3.5-20200101"])
@@ -128,7 +128,7 @@ def test_a_process_that_ends_while_it_is_looked_at(
     """Between the reads of two files in /proc: then it is none of ours."""
     (tmp_path / "pid").mkdir()
     (tmp_path / "pid" / "master.pid").write_text(f"{os.getpid():10}\n")
-    system = object.__new__(Instance)
+    system = object.__new__(Postfix)
     system.parameters = {"queue_directory": str(tmp_path), "daemon_directory": "/nowhere"}
     before = time.time()
     child = subprocess.Popen(["tlsmgr", "5"], executable="/bin/sleep")
