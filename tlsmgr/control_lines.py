@@ -4,9 +4,9 @@ A client sends one request, a line of words: a command, and its arguments in the
 space between words.
 
     status
-    list CACHE [match=TEXT]
-    drop CACHE match=TEXT
-    drop CACHE all
+    list TYPE [match=TEXT]
+    drop TYPE match=TEXT
+    drop TYPE all
     rotate
 
 The server sends any number of lines, each a JSON object, then ``ok`` or ``error TEXT``, and closes
@@ -105,15 +105,15 @@ def _read_status(arguments: Sequence[str]) -> ControlRequest:
 
 
 def _read_list(arguments: Sequence[str]) -> ControlRequest:
-    _expect(len(arguments) in (1, 2), "list CACHE [match=TEXT]")
+    _expect(len(arguments) in (1, 2), "list TYPE [match=TEXT]")
     if len(arguments) == 1:
         return ListRequest(arguments[0])
-    _expect(arguments[1].startswith(_MATCH), "list CACHE [match=TEXT]")
+    _expect(arguments[1].startswith(_MATCH), "list TYPE [match=TEXT]")
     return ListRequest(arguments[0], _read_match(arguments[1]))
 
 
 def _read_drop(arguments: Sequence[str]) -> ControlRequest:
-    form = "drop CACHE match=TEXT, or drop CACHE all"
+    form = "drop TYPE match=TEXT, or drop TYPE all"
     _expect(len(arguments) == 2, form)
     cache_type, which = arguments
     if which == _ALL:

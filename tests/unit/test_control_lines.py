@@ -60,11 +60,11 @@ def test_any_part_of_an_id_can_be_asked_for(cache_type: str, match: bytes) -> No
         (b"status\r", r"unknown command: status\r "),
         (b"status now", "wrong arguments; the request is: status"),
         (b"rotate all", "wrong arguments; the request is: rotate"),
-        (b"list", "wrong arguments; the request is: list CACHE [match=TEXT]"),
+        (b"list", "wrong arguments; the request is: list TYPE [match=TEXT]"),
         (b"list smtp all", "wrong arguments"),
         (b"list smtp match=a b", "wrong arguments"),
         (b"list  smtp", "wrong arguments"),
-        (b"drop", "wrong arguments; the request is: drop CACHE match=TEXT, or drop CACHE all"),
+        (b"drop", "wrong arguments; the request is: drop TYPE match=TEXT, or drop TYPE all"),
         (b"drop smtp", "wrong arguments"),
         (b"drop smtp match=", "wrong arguments"),  # every id has an empty part
         (b"drop smtp everything", "wrong arguments"),
