@@ -25,7 +25,7 @@ _PLAIN: Mapping[type, tuple[type, ...]] = {
 }  # fmt: skip
 
 SERVING, DEGRADED, STOPPING = "serving", "degraded", "stopping"  # of Status.state
-IN_PLACE = 0  # Status.pid where Postfix's own tlsmgr runs in place of this one
+IN_PLACE = 0  # Status.pid where Postfix's own tlsmgr was started in place of this one
 NEW, OLD = "new", "old"  # of TicketKey.serves
 
 

@@ -192,7 +192,7 @@ def test_a_start_that_fails(enabled: PostfixInstance, checkout: Path, fault: Fau
     assert re.search(fault.reason, warning), warning
     status = fetch(str(enabled.queue / "private/tlsmgr"), 30.0)
     assert (status.state, status.pid) == ("degraded", IN_PLACE)
-    assert re.search(f"runs in place of this one: .*({fault.reason})", status.reasons[0])
+    assert re.search(f"was started in its place: .*({fault.reason})", status.reasons[0])
     assert not enabled.log_lines("throttling")
 
 

@@ -18,7 +18,7 @@ from tlsmgr.ctl import check_mend as mend
 from tlsmgr.ctl.check_facts import Facts, FileFact
 from tlsmgr.ctl.quantities import size, span
 from tlsmgr.install.launcher import NAME
-from tlsmgr.status_object import SERVING, Cache
+from tlsmgr.status_object import IN_PLACE, SERVING, Cache
 
 DAY = 86400
 LEAST_SHARED_MEMORY = 8 << 20  # bytes; the daemon's part takes less than 1 MiB
@@ -71,7 +71,8 @@ def _launcher(facts: Facts) -> Iterator[Finding]:
 
 
 def _fallback(facts: Facts) -> Iterator[Finding]:
-    if _is_enabled(facts) and facts.note.state in ("stock", "failed"):
+    failed = facts.note.state in ("stock", "failed")
+    if failed and _is_enabled(facts) and not facts.problem:  # with one, neither of the two starts
         yield Finding(
             f"Postfix's own tlsmgr runs in place of this one: {facts.note.reason or 'no reason'}.",
             "All sessions and ticket keys are lost at each reload, and each update waits for the"
@@ -105,7 +106,7 @@ def _serving(facts: Facts) -> Iterator[Finding]:
 
 def _degraded(facts: Facts) -> Iterator[Finding]:
     status = facts.status
-    if status is not None and status.state != SERVING:
+    if status is not None and status.state != SERVING and status.pid != IN_PLACE:
         for reason in status.reasons or (f"its state is {status.state}",):
             yield Finding(
                 f"The daemon is degraded: {reason}.",

@@ -40,13 +40,13 @@ def fetch_text(path: str, timeout: float) -> str:
     reason = _why_in_place(os.path.dirname(os.path.dirname(path)))
     if reason is None:
         return "\n".join(ask(path, StatusRequest(), timeout))
-    text = f"Postfix's own tlsmgr runs in place of this one: {reason}"
+    text = f"tlsmgr did not start, and Postfix's own was started in its place: {reason}"
     status = Status(IN_PLACE, __version__, 0.0, DEGRADED, (text,))
     return json.dumps(as_json(status))
 
 
 def _why_in_place(queue_directory: str) -> str | None:
-    """Return why Postfix's own program runs in place of this one, None if it does not."""
+    """Return why Postfix's own program was started in place of this one, None if it was not."""
     note = read_note(queue_directory)
     try:
         master = Path(queue_directory, "pid/master.pid").read_text().strip()

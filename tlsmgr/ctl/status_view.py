@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tlsmgr.ctl.quantities import count, latency, share, size, span
 from tlsmgr.ctl.top_view import REQUESTS, farm_lines, table
-from tlsmgr.status_object import NEW, Latency, Status
+from tlsmgr.status_object import IN_PLACE, NEW, Latency, Status
 
 CACHE_HEADING = (
     "CACHE", "ENTRIES", "SIZE", "FULL", "LOOKUPS", "HITS", "UPDATES", "EXPIRED",
@@ -22,7 +22,10 @@ SERVES = {NEW: "makes new tickets"}  # any other value: opens old ones
 
 def lines(status: Status) -> list[str]:
     """Return the lines; of 80 characters, or more where the configuration directory is long."""
+    if status.pid == IN_PLACE:
+        return list(_title(status))
     return [
+        *_title(status),
         *_heading(status),
         "",
         *_table_of_caches(status),
@@ -37,10 +40,13 @@ def lines(status: Status) -> list[str]:
     ]
 
 
-def _heading(status: Status) -> Iterator[str]:
-    clients = sum(worker.clients for worker in status.workers)
+def _title(status: Status) -> Iterator[str]:
     yield f"tlsmgr {status.version}, pid {status.pid}: {status.state}"
     yield from (f"  ! {reason}" for reason in status.reasons)
+
+
+def _heading(status: Status) -> Iterator[str]:
+    clients = sum(worker.clients for worker in status.workers)
     yield f"configuration  {status.config_directory or '-'}"
     yield f"uptime         {span(status.uptime_seconds)}"
     connections = status.counters.get("connections", 0)

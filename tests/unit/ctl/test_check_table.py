@@ -14,7 +14,7 @@ from tlsmgr.ctl.check_table import CHECKS, Finding
 from tlsmgr.ctl.instance import Instance
 from tlsmgr.install.instance import Service
 from tlsmgr.install.launcher import NAME, Note
-from tlsmgr.status_object import Cache, Status
+from tlsmgr.status_object import IN_PLACE, SERVING, Cache, Status
 
 MIB = 1 << 20
 SERVICE = Service("tlsmgr", True, True, "1", NAME, "")
@@ -174,6 +174,14 @@ def test_what_is_in_order(change: dict[str, object]) -> None:
 def test_a_daemon_that_is_not_enabled_need_not_answer() -> None:
     facts = replace(GOOD, service=SERVICE._replace(command="tlsmgr"), status=None)
     assert [name for name, _ in examine(facts)] == ["enabled"]
+
+
+def test_a_start_that_failed_is_one_finding() -> None:
+    in_place = degraded(Status(IN_PLACE, "1.0", 0.0, SERVING, ()), "it did not start")
+    facts = replace(GOOD, note=Note("stock", "7", "no room"), status=in_place)
+    assert [name for name, _ in examine(facts)] == ["fallback"]
+    facts = replace(facts, problem="bad main.cf")  # with which neither of the two starts
+    assert [name for name, _ in examine(facts)] == ["configuration"]
 
 
 def test_started_by_hand() -> None:

@@ -75,7 +75,10 @@ def test_the_program_of_postfix_in_place_of_this_one(tmp_path: Path) -> None:
     (tmp_path / "pid/master.pid").write_text("             123\n")
     note.write_text("stock 123 no packages for python3.13\n")
     status = fetch(socket_path, 30.0)
-    reason = "Postfix's own tlsmgr runs in place of this one: no packages for python3.13"
+    reason = (
+        "tlsmgr did not start, and Postfix's own was started in its place:"
+        " no packages for python3.13"
+    )
     assert (status.state, status.reasons, status.pid) == ("degraded", (reason,), 0)
     for text in ("stock 122 of another master\n", "", "starting 123\n"):
         note.write_text(text)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from support.status_samples import FARM, busy, degraded
 
 from tlsmgr.ctl.status_view import lines
-from tlsmgr.status_object import Farm, Prng, Status
+from tlsmgr.status_object import IN_PLACE, SERVING, Farm, Prng, Status
 
 SHOWN = """\
 tlsmgr 1.0, pid 4711: serving
@@ -36,6 +36,13 @@ ticket key     89abcdef, 40min old, opens old tickets
                2 requests named a key that is not known
 random source  getrandom, 4 reseeds, the last one 30s ago
 exchange file  saved 12min ago"""
+
+
+def test_a_daemon_that_did_not_start() -> None:
+    assert lines(degraded(Status(IN_PLACE, "1.0", 0.0, SERVING, ()), "it did not start")) == [
+        "tlsmgr 1.0, pid 0: degraded",
+        "  ! it did not start",
+    ]
 
 
 def test_a_busy_daemon() -> None:
