@@ -29,6 +29,13 @@ def script(facts: Facts, name: str) -> str:
     return shlex.quote(f"{facts.scripts}/{name}")
 
 
+def tlsmgrctl(facts: Facts, command: str) -> str:
+    """Return a command of tlsmgrctl for the same daemon."""
+    socket = f"--socket {shlex.quote(facts.instance.socket)}"
+    place = dash_c(facts) if facts.instance.directory else socket
+    return f"{script(facts, 'tlsmgrctl')} {place} {command}"
+
+
 def enable(facts: Facts) -> str:
     return f"{script(facts, 'tlsmgr-postfix')} {dash_c(facts)} enable"
 

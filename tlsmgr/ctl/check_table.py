@@ -95,12 +95,11 @@ def _process_limit(facts: Facts) -> Iterator[Finding]:
 def _serving(facts: Facts) -> Iterator[Finding]:
     ready = facts.has_launcher and facts.note.state not in ("stock", "failed")
     if facts.status is None and not facts.problem and ready and _is_enabled(facts):
-        again = "" if facts.is_root else "sudo "
         yield Finding(
             f"The daemon cannot be asked: {facts.silence}.",
             "Either it does not serve, or only root and mail_owner may ask it; limits and the"
             " state were not checked.",
-            f"{again}{mend.script(facts, 'tlsmgrctl')} check" if again else mend.start_again(facts),
+            mend.start_again(facts) if facts.is_root else f"sudo {mend.tlsmgrctl(facts, 'check')}",
         )
 
 
@@ -108,6 +107,8 @@ def _degraded(facts: Facts) -> Iterator[Finding]:
     status = facts.status
     if status is not None and status.state != SERVING and status.pid != IN_PLACE:
         for reason in status.reasons or (f"its state is {status.state}",):
+            if facts.secret_problem and "farm" in reason:
+                continue  # the check of the secret has the cause
             yield Finding(
                 f"The daemon is degraded: {reason}.",
                 "It serves less than is configured; the mail log has the details.",
@@ -238,7 +239,7 @@ def _farm_keys(facts: Facts) -> Iterator[Finding]:
             f"{unknown} of {asked} ticket keys were asked for by a name that is not known here.",
             "Another host of the farm has another secret, another"
             " smtpd_tls_session_cache_timeout, or a wrong clock.",
-            f"{mend.script(facts, 'tlsmgrctl')} farm  # on each host: all must print the same",
+            f"{mend.tlsmgrctl(facts, 'farm')}  # on each host: all must print the same",
         )
 
 

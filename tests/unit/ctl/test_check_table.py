@@ -58,7 +58,7 @@ CASES = [
      "cannot be asked: connect to /x: Connection refused.",
      "postfix -c /etc/postfix reload || postfix -c /etc/postfix start"),
     ("serving", {"status": None, "is_root": False}, "cannot be asked",
-     "sudo /opt/tlsmgr/scripts/tlsmgrctl check"),
+     "sudo /opt/tlsmgr/scripts/tlsmgrctl -c /etc/postfix check"),
     ("degraded", {"status": degraded(serving(), "no room for smtp")}, "degraded: no room for smtp.",
      "postfix -c /etc/postfix reload || postfix -c /etc/postfix start"),
     ("unknown-parameter", {"tlsmgr_cf": (Line("tlsmgr_workers", "4", 3, 4),)},
@@ -101,7 +101,7 @@ CASES = [
      "scp -p root@OTHER-HOST:/f /f" + RELOAD),
     ("farm-keys", {"secret_file": "/f", "status": replace(
         serving(), counters={"tktkey": 400, "unknown_keys": 20})},
-     "20 of 400 ticket keys", "/opt/tlsmgr/scripts/tlsmgrctl farm"),
+     "20 of 400 ticket keys", "/opt/tlsmgr/scripts/tlsmgrctl -c /etc/postfix farm"),
     ("open-configuration", {"files": (FileFact("/etc/postfix/main.cf", 0o664),)},
      "main.cf is open to other users (mode 0664)", "chmod go-w /etc/postfix/main.cf"),
     ("open-configuration", {"files": (FileFact("/etc/postfix/main.cf", 0o644, 7),)},
@@ -182,6 +182,23 @@ def test_a_start_that_failed_is_one_finding() -> None:
     assert [name for name, _ in examine(facts)] == ["fallback"]
     facts = replace(facts, problem="bad main.cf")  # with which neither of the two starts
     assert [name for name, _ in examine(facts)] == ["configuration"]
+
+
+def test_a_secret_that_cannot_be_used_is_one_finding() -> None:
+    status = degraded(
+        busy(60), "the farm secret cannot be used", "tlsmgr_farm_store cannot be used"
+    )
+    facts = replace(GOOD, secret_file="/f", secret_problem="owned by user ID 7", status=status)
+    assert [name for name, _ in examine(facts) if name != "cache-limit"] == ["farm-secret"]
+
+
+def test_commands_are_for_the_instance_that_was_looked_at() -> None:
+    facts = replace(GOOD, status=None, silence="Permission denied", is_root=False)
+    ((_, finding),) = examine(facts)
+    assert finding.command == "sudo /opt/tlsmgr/scripts/tlsmgrctl -c /etc/postfix check"
+    facts = replace(facts, instance=Instance("/s/private/tlsmgr", "", False), service=None)
+    ((_, finding),) = examine(facts)
+    assert finding.command == "sudo /opt/tlsmgr/scripts/tlsmgrctl --socket /s/private/tlsmgr check"
 
 
 def test_started_by_hand() -> None:
