@@ -132,7 +132,10 @@ def pages(stage: Stage) -> None:
 
 
 def renamed(page: str) -> str:
-    """Return the text of a page, in which the page of the daemon has the name as installed."""
+    """Return the text of a page, in which commands and the daemon's page have installed names."""
+    for name, place in COMMANDS.items():
+        page = page.replace(f"/opt/tlsmgr/scripts/{name}", f"/usr/{place}/{name}")
+        page = page.replace(f"scripts/{name}", name)
     page = page.replace(".Dt TLSMGR 8\n", ".Dt TLSMGR-PREFORK 8\n")
     page = page.replace("\n.Nm tlsmgr\n.Nd ", "\n.Nm tlsmgr ,\n.Nm tlsmgr-prefork\n.Nd ")
     return re.sub(f"(?<!{POSTFIX_OWN})^\\.Xr tlsmgr 8", ".Xr tlsmgr-prefork 8", page, flags=re.M)

@@ -42,6 +42,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "tree"
 
 
+def test_the_pages_call_the_commands_as_they_are_installed(tree: Path) -> None:
+    pages = "".join(path.read_text() for path in (tree / "usr/share/man").rglob("*.*"))
+    assert "scripts/tlsmgr" not in pages
+    assert "\n# tlsmgr-postfix enable\n" in pages
+    assert "root /usr/bin/tlsmgrctl farm advance" in pages
+
+
 def test_the_commands_are_links_into_the_package(tree: Path) -> None:
     for path in ("usr/sbin/tlsmgr-postfix", "usr/sbin/tlsmgr-start", "usr/bin/tlsmgrctl"):
         assert (tree / path).resolve() == tree / "usr/lib/tlsmgr/scripts" / Path(path).name
