@@ -266,6 +266,13 @@ def test_a_directory_that_cannot_be_read(tmp_path: Path, content: str | None) ->
     expect_failure(ctl("-c", directory, "seed", "32"), 1, f"-c {directory}: ")
 
 
+def test_a_postfix_that_cannot_be_read(postfix: dict[str, str]) -> None:
+    directory = Path(postfix["MAIL_CONFIG"])
+    write_settled(directory / "main.cf", "junk\n")
+    cause = f"; `postconf -c {directory} -x` shows why"
+    expect_failure(ctl("-c", directory, "seed", "32"), 1, f"-c {directory}: postconf", cause)
+
+
 def test_without_a_command_it_is_status() -> None:
     if DEFAULT_COMMAND not in COMMANDS:
         pytest.skip("the command `status` is not here yet")

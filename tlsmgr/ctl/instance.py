@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -109,7 +110,8 @@ def _in_directory(environment: Mapping[str, str], directory: str) -> Instance:
     if os.path.lexists(f"{directory}/master.cf"):
         postfix = _postfix(environment, directory)
         if postfix is None:
-            raise TlsmgrError(f"-c {directory}: postconf cannot read this configuration")
+            cause = f"`postconf -c {shlex.quote(directory)} -x` shows why"
+            raise TlsmgrError(f"-c {directory}: postconf cannot read this configuration; {cause}")
         return postfix
     try:
         defaults = {"queue_directory": state_directory(environment)}
