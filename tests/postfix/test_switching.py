@@ -399,7 +399,9 @@ def test_a_line_that_cannot_work_is_refused(
 
 def test_a_file_of_somebody_else_is_left_alone(stopped: PostfixInstance, farm: Path) -> None:
     (farm / NAME).write_text("#!/bin/sh\n")
-    assert switch(stopped, "enable").fatal() == f"{farm}/{NAME} exists, and is not ours"
+    assert (
+        switch(stopped, "enable").fatal() == f"{farm}/{NAME} exists, and is not ours; move it away"
+    )
     assert (farm / NAME).read_text() == "#!/bin/sh\n"
 
 

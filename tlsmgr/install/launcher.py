@@ -115,7 +115,7 @@ class Launcher:
         except (OSError, UnicodeDecodeError) as error:
             raise Fatal(f"cannot read {self.path}: {error}") from None
         if not text.startswith(MARK):
-            raise Fatal(f"{self.path} exists, and is not ours")
+            raise Fatal(f"{self.path} exists, and is not ours; move it away")
         return text
 
     def checkout(self) -> str | None:
