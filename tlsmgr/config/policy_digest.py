@@ -1,6 +1,6 @@
 """policy_digest - the TLS policy of Postfix's SMTP server, as digests that two starts compare.
 
-A session of smtpd(8) can be resumed whatever its configuration is by then, so an admin who tightens
+A session of smtpd(8) can be resumed after its configuration was changed, so an admin who tightens
 the rules for client certificates counts on a reload to end all sessions. The policy is every
 parameter of main.cf that is for TLS in servers, expanded, the same in -o options of smtpd(8) and
 tlsproxy(8) in master.cf, and the certificates of the CAs. Certificate, key and chain files are left
@@ -13,6 +13,7 @@ is written; nothing is fatal or logged.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -22,7 +23,13 @@ from typing import NamedTuple
 
 from tlsmgr.config.expand import Malformed, try_expand
 from tlsmgr.config.load import Configuration
-from tlsmgr.config.syntax import decode, logical_lines
+from tlsmgr.config.syntax import (
+    decode,
+    logical_lines,
+    option_values,
+    split_arguments,
+    split_nameval,
+)
 from tlsmgr.log import Fatal
 
 SERVERS = ("smtpd", "tlsproxy")  # programs that take sessions up again
@@ -35,7 +42,6 @@ _NO_POLICY = re.compile(
 )
 _AUTHORITIES = ("_CAfile", "_CApath")
 _FIRST_ARGUMENT = 8  # of the fields of master.cf
-_OPTION = re.compile(r"-o\s*(?:\{\s*)?([A-Za-z0-9_]+)\s*=\s*(.*)", re.DOTALL)
 
 
 class Policy(NamedTuple):
@@ -99,32 +105,15 @@ def _is_policy(name: str) -> bool:
 def _servers(path: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the service and the assignments of each line of a server in master.cf."""
     for line in logical_lines(_content(path)):
-        words = list(_words(decode(line.text)))
+        words = split_arguments(decode(line.text))
         if len(words) < _FIRST_ARGUMENT or words[_FIRST_ARGUMENT - 1] not in SERVERS:
             continue
         options = {}
-        arguments = iter(words[_FIRST_ARGUMENT:])
-        for word in arguments:
-            option = _OPTION.match(f"-o {next(arguments, '')}" if word == "-o" else word)
-            if option is not None:
-                text = option[2].strip()
-                options[option[1]] = text.removesuffix("}").strip() if "{" in word else text
+        for option in option_values(words[_FIRST_ARGUMENT:]):
+            with contextlib.suppress(ValueError):  # the server does not start with it
+                name, value = split_nameval(option)
+                options[name] = value
         yield words[0], options
-
-
-def _words(text: str) -> Iterator[str]:
-    """Yield the words of a line; one that begins with a brace goes to the brace that closes it."""
-    at = 0
-    while match := re.compile(r"\s*(\S+)").match(text, at):
-        start, at = match.span(1)
-        if text[start] == "{":
-            depth = 0
-            for at in range(start, len(text)):
-                depth += {"{": 1, "}": -1}.get(text[at], 0)
-                if depth == 0:
-                    break
-            at += 1
-        yield text[start:at]
 
 
 def _expanded(text: str, names: Mapping[str, str]) -> str:

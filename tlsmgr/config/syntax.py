@@ -1,4 +1,4 @@
-"""syntax - the lines of main.cf, and of tlsmgr.cf, which has the same syntax.
+"""syntax - the lines of main.cf, and of tlsmgr.cf, which has the same syntax; words of master.cf.
 
 Pure functions from bytes to assignments, and one that reads a file. The daemon calls them once,
 before it forks; no lock is taken. No sequence of bytes raises anything but `Fatal`. Bytes that are
@@ -169,6 +169,31 @@ def split_nameval(text: str) -> tuple[str, str]:
     if not equals or any(char in blanks for char in name):
         raise ValueError("missing '=' after attribute name")
     return name, value.strip(blanks)
+
+
+def split_arguments(text: str) -> list[str]:
+    """Return the words of a line of master.cf, as master(8) passes them on (master_ent.c).
+
+    They end at a blank; ``{ a b }`` is one word, without the braces and the blanks around it.
+    """
+    words: list[str] = []
+    depth, word = 0, ""
+    for char in f"{text} ":
+        depth += (char == "{") - (char == "}")
+        if depth == 0 and char.isspace():
+            words += [word] if word else []
+            word = ""
+        else:
+            word += char
+    return [w[1:-1].strip() if w.startswith("{") and w.endswith("}") else w for w in words]
+
+
+def option_values(arguments: Iterable[str]) -> Iterator[str]:
+    """Yield the value of each -o option among the arguments of a program."""
+    rest = iter(arguments)
+    for word in rest:
+        if word.startswith("-o"):
+            yield word[2:] or next(rest, "")
 
 
 def decode(content: bytes) -> str:

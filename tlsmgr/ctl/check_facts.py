@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 from tlsmgr.client import TlsmgrError
@@ -24,7 +23,6 @@ from tlsmgr.ctl.instance import Instance
 from tlsmgr.ctl.status_fetch import fetch
 from tlsmgr.farm import secret_file, store_url
 from tlsmgr.farm.secret import BadSecret
-from tlsmgr.install import trial
 from tlsmgr.install.instance import Postfix, Service
 from tlsmgr.install.launcher import Launcher, Note, read_note
 from tlsmgr.log import Fatal
@@ -149,7 +147,8 @@ def _of_configuration(instance: Instance, service: object, today: int) -> dict[s
     directory, errors = instance.directory, list[str]()
     if not directory:
         return {}
-    overrides = _overrides(service.arguments) if isinstance(service, Service) else []
+    arguments = service.arguments if isinstance(service, Service) else ""
+    overrides = list(syntax.option_values(syntax.split_arguments(arguments)))
     defaults = {} if instance.is_postfix else {"data_directory": state_directory(os.environ)}
     conf = load(
         directory,
@@ -212,13 +211,6 @@ def _farm_errors(conf: Configuration) -> list[str]:
         errors.append(f"{conf.place('tlsmgr_farm_store')}: {error}")
     farm_caches(conf, errors.append)
     return errors
-
-
-def _overrides(arguments: str) -> list[str]:
-    """Return the values of the -o options on the tlsmgr line of master.cf."""
-    words = trial.split(arguments)
-    joined = [word[2:] for word in words if word.startswith("-o") and len(word) > 2]
-    return joined + [value for word, value in pairwise(words) if word == "-o"]
 
 
 def _main_cf(path: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 
+from tlsmgr.config.syntax import split_arguments
 from tlsmgr.install.instance import Postfix, Service
 from tlsmgr.log import Fatal
 
@@ -32,7 +33,7 @@ def run(instance: Postfix, service: Service, launcher: str) -> list[str]:
     command += ["-u"] * service.unprivileged + ["-c"] * service.chroot
     try:
         done = subprocess.run(
-            [*command, *split(service.arguments)],
+            [*command, *split_arguments(service.arguments)],
             input=REQUEST,
             capture_output=True,
             env={"MAIL_CONFIG": instance.directory, "LANG": "C"},
@@ -54,21 +55,3 @@ def run(instance: Postfix, service: Service, launcher: str) -> list[str]:
 def _reason(lines: list[str], status: int) -> str:
     texts = [line.partition("fatal: ")[2] for line in lines if "fatal: " in line] or lines
     return texts[-1] if texts else f"exit status {status}; the mail log has the reason"
-
-
-def split(text: str) -> list[str]:
-    """Return the arguments that master(8) makes of the rest of a line (master_ent.c).
-
-    They end at a blank; ``{ a b }`` is one argument, without the braces and the blanks around it.
-    """
-    arguments: list[str] = []
-    depth, argument = 0, ""
-    for char in f"{text} ":
-        depth += (char == "{") - (char == "}")
-        if depth == 0 and char.isspace():
-            arguments += [argument] if argument else []
-            argument = ""
-        else:
-            argument += char
-    braced = [a.startswith("{") and a.endswith("}") for a in arguments]
-    return [a[1:-1].strip() if b else a for a, b in zip(arguments, braced, strict=True)]

@@ -197,3 +197,22 @@ def test_a_file_that_never_rests_is_read_all_the_same(
 def test_a_directory_in_place_of_the_file_is_fatal(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match=r"^open /.*: Is a directory$"):
         syntax.load(str(tmp_path), pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        ("-v", ["-v"]),
+        ("-v  -o a=b", ["-v", "-o", "a=b"]),
+        ("-o { a = b c }", ["-o", "a = b c"]),
+        ("-o {a=${b?{c d}:{e}}} -v", ["-o", "a=${b?{c d}:{e}}", "-v"]),
+    ],
+)
+def test_arguments_are_split_as_master_does(text: str, words: list[str]) -> None:
+    assert syntax.split_arguments(text) == words
+
+
+def test_values_of_options() -> None:
+    words = ["-v", "-o", "a=b", "-oc=d", "x", "-o"]
+    assert list(syntax.option_values(words)) == ["a=b", "c=d", ""]

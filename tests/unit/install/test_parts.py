@@ -13,7 +13,7 @@ import pytest
 from support.checkout import CHECKOUT
 
 from tlsmgr import __version__
-from tlsmgr.install import installation, instance, trial
+from tlsmgr.install import installation, instance
 from tlsmgr.install.__main__ import SIGNALS, main
 from tlsmgr.install.instance import Postfix, check_version, command_places
 from tlsmgr.install.launcher import NAME, Launcher, Note, read_note
@@ -68,20 +68,6 @@ def test_a_postfix_without_the_announcement_is_refused(version: str) -> None:
 @pytest.mark.parametrize("version", ["3.6.0", "3.7.11", "3.12-20260821", "4.0"])
 def test_a_postfix_with_the_announcement_is_accepted(version: str) -> None:
     check_version(version)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", []),
-        ("-v", ["-v"]),
-        ("-v  -o a=b", ["-v", "-o", "a=b"]),
-        ("-o { a = b c }", ["-o", "a = b c"]),
-        ("-o {a=${b?{c d}:{e}}} -v", ["-o", "a=${b?{c d}:{e}}", "-v"]),
-    ],
-)
-def test_arguments_are_split_as_master_does(text: str, words: list[str]) -> None:
-    assert trial.split(text) == words
 
 
 @pytest.mark.parametrize(
