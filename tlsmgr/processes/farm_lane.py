@@ -240,7 +240,8 @@ class Lane:
 
     def _report_open(self, is_due: bool, cause: str) -> None:
         if is_due:
-            log.warning(f"{self._name}: {cause}; sessions are not shared until it answers")
+            reason = cause.rstrip(".")  # that of the client library is a sentence
+            log.warning(f"{self._name}: {reason}; sessions are not shared until it answers")
 
     def _give_up(self) -> list[Result]:
         """Answer all lookups that wait."""

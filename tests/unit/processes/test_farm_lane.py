@@ -254,7 +254,7 @@ def test_five_failures(bench: Bench) -> None:
     bench.open()
 
     def fail(job: Job) -> Outcome:
-        raise ConnectionRefusedError("Connection refused")
+        raise ConnectionRefusedError("Connection refused.")  # a sentence, as of the client library
 
     bench.engine.answer = fail
     for number in range(5):
