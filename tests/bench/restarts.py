@@ -61,7 +61,7 @@ def _kill(postfix: PostfixInstance, service: psutil.Process) -> None:
 
 RESTARTS: Mapping[str, Restart] = {
     "reload": Restart(_reload, "Postfix is reloaded; every seed is on a new connection"),
-    "edit": Restart(_edit, "the same, after a change of main.cf that is none of the TLS policy"),
+    "edit": Restart(_edit, "the same, after a change of main.cf outside the TLS policy"),
     "crash": Restart(_kill, "the process that master(8) started is killed; the same load"),
 }
 
