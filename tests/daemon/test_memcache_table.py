@@ -80,3 +80,14 @@ def test_hosts_with_postfixs_own_share_with_ours(
         assert ask(ours.socket_path, update(b"smtp", b"From&Ours", SESSION)) == OK
         wait_for(lambda: memcached.value(b"smtp:From&Ours"), "our session in memcached")
         assert ask(str(stock.socket), lookup(b"smtp", b"From&Ours")) == found(SESSION)
+
+
+def test_items_without_an_expiration_time(
+    make_daemon: MakeDaemon, table: Path, memcached: Memcached
+) -> None:
+    """A ttl of 0 is memcached's way to say so."""
+    table.write_text(table.read_text().replace("ttl = 600", "ttl = 0"))
+    daemon = daemon_with(make_daemon, table)
+    assert ask(daemon.socket_path, update(b"smtp", b"id", SESSION)) == OK
+    wait_for(lambda: memcached.value(b"smtp:id") is not None, "the item")
+    assert ask(daemon.socket_path, lookup(b"smtp", b"id")) == found(SESSION)

@@ -24,12 +24,15 @@ _EXPANSION = re.compile(rb"%([sS%])")
 
 
 class MemcacheCodec:
-    """The codec of one table. ``timeout`` is the lifetime of sessions, ``ttl`` that of items."""
+    """The codec of one table.
+
+    ``timeout`` is the lifetime of sessions, ``ttl`` that of items: 0 means that they do not expire.
+    """
 
     def __init__(self, key_format: str, timeout: int, ttl: int, data_size_limit: int) -> None:
         self._format = key_format.encode("utf-8", "surrogateescape")
         self._timeout = timeout
-        self._ttl = ttl
+        self._life = ttl or timeout
         self._limit = min(data_size_limit, LARGEST_VALUE)
 
     def keys(self, cache_id: bytes, now: int) -> tuple[bytes, ...]:
@@ -45,7 +48,7 @@ class MemcacheCodec:
         """Return what to store; None for a key or a size that Postfix refuses as well."""
         value = binascii.hexlify(_SAVED.pack(now) + session).upper()
         keys = self.keys(cache_id, now)
-        return Item(keys[0], value, self._ttl) if keys and len(value) <= self._limit else None
+        return Item(keys[0], value, self._life) if keys and len(value) <= self._limit else None
 
     def decode(self, key: bytes, value: bytes, now: int) -> Found | None:
         """Return the session unless it is expired, or no hexadecimal digits."""
