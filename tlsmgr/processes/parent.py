@@ -116,8 +116,8 @@ class Parent:
 
     def reload(self) -> None:
         """End the loop, unless it ends already, and leave to a successor what shall go over."""
-        self.is_reloading = not self.is_stopping
-        self.is_stopping = True
+        if not self.is_stopping:
+            self.is_stopping = self.is_reloading = True
 
     def start_janitor(self) -> None:
         """Fork the first janitor, before the jail, and wait a moment for its directories.

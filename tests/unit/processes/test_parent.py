@@ -451,3 +451,13 @@ def test_nobody_is_replaced_at_the_end(two: Scene) -> None:
     two.parent._reap()
     assert len(two.workers) == 1
     assert two.parent._restarts.due < time.monotonic()
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_reload_that_is_asked_for_at_the_end_changes_nothing(two: Scene, stops: bool) -> None:
+    parent = two.parent
+    (parent.stop if stops else parent.reload)()
+    parent.reload()
+    assert (parent.is_stopping, parent.is_reloading) == (True, not stops)
+    parent.stop()
+    assert not parent.is_reloading
