@@ -24,7 +24,7 @@ from collections.abc import Generator
 
 from tlsmgr import log
 from tlsmgr.control_lines import LINE_LIMIT, OK_LINE, BadLine, error_line, parse
-from tlsmgr.processes import setup
+from tlsmgr.processes import setup, signals
 from tlsmgr.processes.control_commands import Commands, Refused
 from tlsmgr.processes.control_status import Facts
 from tlsmgr.processes.inherited import Inherited
@@ -103,7 +103,8 @@ class Control:
 
     def run(self, parent_alive_fd: int) -> None:
         """Serve until the parent or SIGTERM ends it."""
-        self._catch_sigterm()
+        self._epoll.register(signals.wakeup_pipe(), select.EPOLLIN | select.EPOLLET)
+        signal.signal(signal.SIGTERM, self._stop)
         self._epoll.register(parent_alive_fd, select.EPOLLIN)
         self._epoll.register(self._listener, select.EPOLLIN)
         while not self._stopping:
@@ -115,13 +116,6 @@ class Control:
             for client in self._working():
                 self._work(client, now)
             self._drop_overdue(now)
-
-    def _catch_sigterm(self) -> None:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, self._stop)
-        self._epoll.register(reader, select.EPOLLIN | select.EPOLLET)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True

@@ -26,10 +26,7 @@ def queue() -> Iterator[int]:
 
     Those that a start has blocked come now.
     """
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    os.set_blocking(reader, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    reader = wakeup_pipe()
     for number in _QUEUED_SIGNALS:
         signal.signal(number, _queued)
     for number in _IGNORED_SIGNALS:
@@ -37,6 +34,18 @@ def queue() -> Iterator[int]:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _QUEUED_SIGNALS)
     yield reader
     signal.set_wakeup_fd(-1)
+
+
+def wakeup_pipe() -> int:
+    """Return the end of a pipe that each signal with a handler makes readable.
+
+    So a signal ends a wait for events, which Python would resume by itself.
+    """
+    reader, writer = os.pipe()
+    for end in (reader, writer):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    return reader
 
 
 class Watchdog:

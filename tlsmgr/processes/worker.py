@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tlsmgr import log
 from tlsmgr.latency import AT_ONCE
+from tlsmgr.processes import signals
 from tlsmgr.processes.connections import (
     AWAY,
     READING,
@@ -123,13 +124,9 @@ class Worker:
             cache.close()
 
     def _catch_signals(self) -> None:
-        """Have signals end the wait for events, which Python would resume by itself."""
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        self._epoll.register(signals.wakeup_pipe(), select.EPOLLIN | select.EPOLLET)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(DRAIN_SIGNAL, self._departure.note_signal)
-        self._epoll.register(reader, select.EPOLLIN | select.EPOLLET)
 
     def _wake_parent(self) -> None:
         with contextlib.suppress(OSError):
