@@ -44,16 +44,17 @@ class Bench:
         self.alive, self.alive_end = socket.socketpair()
         successor_end, bridge_fd = bridge.make()
         self.successor = socket.socket(fileno=successor_end)
-        self.bridge_end = socket.socket(fileno=bridge_fd)
+        self.bridge_inode = os.fstat(bridge_fd).st_ino
         self.epoll = select.epoll()
         self.connections = Connections(self.epoll)
         self.listeners = Listeners(self.epoll, (self.listener,))
         self.listeners.listen()
         self.wakes = 0
+        self.pipes = Pipes(self.alive.fileno(), -1, bridge_fd)
         self.departure = Departure(
             self.inherited,
             SLOT,
-            Pipes(self.alive.fileno(), -1, bridge_fd),
+            self.pipes,
             self.epoll,
             self.listeners,
             self._wake_parent,
@@ -92,6 +93,14 @@ class Bench:
         return client
 
     @property
+    def may_be_called(self) -> bool:
+        """Whether its end of the bridge is open."""
+        try:
+            return os.fstat(self.pipes.bridge_fd).st_ino == self.bridge_inode
+        except OSError:
+            return False
+
+    @property
     def accepts(self) -> bool:
         return self.listener.fileno() >= 0 and not self.listeners.paused_until
 
@@ -107,8 +116,9 @@ def bench_of(
     yield made
     made.connections.close_all()
     made.epoll.close()
-    ends = made.listener, made.alive, made.alive_end, made.successor, made.bridge_end
-    for each in (*made.clients, *ends):
+    if made.may_be_called:
+        os.close(made.pipes.bridge_fd)
+    for each in (*made.clients, made.listener, made.alive, made.alive_end, made.successor):
         each.close()
 
 
@@ -143,6 +153,7 @@ def test_a_worker_that_is_replaced_accepts_what_waits_and_no_more(bench: Bench) 
     assert bench.departure.may_accept
     assert not bench.is_done()
     assert bench.is_closed
+    assert not bench.may_be_called
     assert len(bench.connections) == 1
     assert bench.inherited.scoreboard.has_closed(SLOT)
     assert bench.wakes == 1
@@ -203,10 +214,12 @@ def test_at_a_reload_it_makes_no_more_keys_and_leaves_the_message(
     assert bench.inherited.ticket_keys.current(NOW) is None
     assert not bench.accepts
     assert not bench.is_closed, "a successor may call"
+    assert bench.may_be_called
     assert bench.inherited.scoreboard.has_closed(SLOT), "for the parent it has"
     monkeypatch.setattr(bridge, "CALL_TIME", 0.0)
     bench.is_done()
     assert bench.is_closed
+    assert not bench.may_be_called
     assert len(bench.connections) == 0, "it is left to the successor"
     assert bench.is_done()
 
