@@ -10,6 +10,7 @@ without a farm there is no plan, and no module of the farm is imported.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -104,12 +105,17 @@ class Maker:
                 log.error(f"{cache.table} is unavailable. {error}")
         if not self._caches:
             return None
+        try:
+            pairs = _pairs(workers)
+        except OSError as error:
+            log.error(f"no sockets for the farm process: {error.strerror}; sessions are not shared")
+            return None
         return FarmPlan(
             engines=tuple(self._engines),
             caches=self._caches,
             open_lanes=self._memory.carve(len(self._engines)),
             deadline=self._deadline,
-            pairs={slot: _pair() for slot in workers},
+            pairs=pairs,
             codecs=self._codecs,
             secrets=self._secrets,
         )
@@ -192,10 +198,15 @@ def _sealed(cache: CacheSettings) -> MakeCodec:
     return lambda keyring: SealedTable(cache.cache_type, cache.timeout, keyring)
 
 
-def _pair() -> tuple[socket.socket, socket.socket]:
-    """Return the ends of a worker and of the farm process; neither blocks."""
-    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in pair:
-        end.setblocking(False)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    return pair
+def _pairs(slots: range) -> dict[int, tuple[socket.socket, socket.socket]]:
+    """Return for each slot the ends of a worker and of the farm process; neither blocks."""
+    pairs = {}
+    with contextlib.ExitStack() as on_failure:
+        for slot in slots:
+            pair = pairs[slot] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            for end in pair:
+                on_failure.enter_context(end)
+                end.setblocking(False)
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        on_failure.pop_all()
+    return pairs

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.farm_secret import EXAMPLE_KEY, file_text, write
+from support.own_descriptors import own_descriptors
 
 from tlsmgr import log
 from tlsmgr.config.caches import cache_settings
@@ -136,3 +140,31 @@ def test_no_secret_to_share_them_under(
     assert plan_with(make, tmp_path, tlsmgr_farm_secret_file="") is None
     (line,) = errors
     assert line.endswith("tlsmgr_farm_secret_file is not set; sessions are not shared")
+
+
+def test_sockets_that_cannot_be_had(
+    make: list[FarmPlan],
+    tmp_path: Path,
+    password: Path,
+    errors: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with very many workers; the daemon starts without what is shared."""
+    write(password, "word\n")
+    before = own_descriptors()
+    own = socket.socketpair
+    made: list[bool] = []
+
+    def one(*arguments: Any) -> Any:
+        if made:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made.append(True)
+        return own(*arguments)
+
+    monkeypatch.setattr(socket, "socketpair", one)
+    assert plan_with(make, tmp_path) is None
+    (error,) = errors
+    assert error == (
+        "no sockets for the farm process: Too many open files; sessions are not shared"
+    )
+    assert own_descriptors() == before
