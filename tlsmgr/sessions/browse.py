@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from tlsmgr.sessions.file import StoreError, StoreFile
 from tlsmgr.sessions.rules import CacheRules, log_delete
-from tlsmgr.sessions.seal import Entry
+from tlsmgr.sessions.seal import Entry, Seal
 from tlsmgr.sessions.shared import SharedCache
 from tlsmgr.sessions.store import Record, Store
 
@@ -31,7 +31,7 @@ class BrowsedCache:
         self.rules = rules
         self._shared = shared
         self._file = file
-        self._seal = shared.seal()
+        self._seal: Seal  # while the file is open: a process must not keep keys for longer
         self._store: Store | None = None
         self._users = 0
 
@@ -50,6 +50,7 @@ class BrowsedCache:
             if not self._users:
                 self._store.close()
                 self._store = None
+                del self._seal
 
     def entries(self, match: bytes | None, now: int) -> Iterator[list[Entry]]:
         """Yield the sessions whose ids have this part, a slice at a time; none is expired."""

@@ -195,9 +195,11 @@ class SessionCache:
         return (0, 0) if self._store is None else self._store.usage()
 
     def note_usage(self) -> None:
-        """Note in shared memory how full the cache is."""
+        """Note in shared memory how full the cache is; and forget the keys that all forget."""
         if self._store is None:
             return
+        if self._seal.key_count > self._shared.key_count:
+            self._seal = self._shared.seal(self._nonces)
         try:
             entries, size = self._store.usage()
             oldest = self._store.oldest()

@@ -16,7 +16,7 @@ The digest that stands for a cache id in the file is keyed BLAKE2b, 16 bytes: id
 become keys of one size, and no client can choose two ids that have the same. The id itself is
 stored with the session, for the log and for an operator who lists the cache.
 
-Keys come from SharedCache and stay in the process's memory while it runs. Pure: no I/O, no lock.
+Keys come from SharedCache and stay in the process's memory with the Seal. Pure: no I/O, no lock.
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ class Seal:
             self._aead = self._by_tag[self._tag] = AESGCM(seal_key.key)
         self._keyed_hash = blake2b(digest_size=DIGEST_BYTES, key=digest_key)
         self._nonces = nonces
+
+    @property
+    def key_count(self) -> int:
+        """The number of keys for records."""
+        return len(self._by_tag)
 
     def digest(self, cache_id: bytes) -> bytes:
         """Return the 16 bytes that stand for a cache id."""

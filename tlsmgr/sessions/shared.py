@@ -64,6 +64,10 @@ class OlderKey(NamedTuple):
     until: int
     key: bytes
 
+    def is_needed(self, timeout: int, now: int) -> bool:
+        """Return whether there may be sessions under it that have not expired."""
+        return self.until >= now - timeout - DRAIN_SLACK
+
     def __repr__(self) -> str:
         return f"OlderKey({self.tag}, {self.until})"
 
@@ -123,14 +127,26 @@ class SharedCache:
 
         Keys under which all sessions have expired are left out.
         """
-        oldest = now - timeout - DRAIN_SLACK
-        older = [key for key in state.older[:MOST_OLDER] if key.until >= oldest]
+        older = [key for key in state.older[:MOST_OLDER] if key.is_needed(timeout, now)]
         self._keys[KEY_BYTES:] = state.digest_key
         self._tag[0] = _free_tag(older)
         for i, (tag, until, key) in enumerate(older):
             _OLDER.pack_into(self._older, i * _OLDER.size, True, tag, until, key)
         self.mark.record(*state.mark)
         self.is_inherited[0] = 1
+
+    def forget_older(self, timeout: int, now: int) -> None:
+        """Forget older keys under which all sessions have expired: the janitor, after a sweep."""
+        for i, (used, *key) in enumerate(_OLDER.iter_unpack(self._older)):
+            if used and not OlderKey(*key).is_needed(timeout, now):
+                start = i * _OLDER.size
+                self._older[start : start + _OLDER.size] = bytes(_OLDER.size)
+
+    @property
+    def key_count(self) -> int:
+        """The number of keys for records."""
+        used = sum(self._older[:: _OLDER.size])  # the first byte of each
+        return 1 + used if self.encrypted else 0
 
     def note_usage(self, usage: Usage) -> None:
         """Note how full the cache is: a process that has the file open."""

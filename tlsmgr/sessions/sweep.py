@@ -71,6 +71,7 @@ class Sweep:
         if not finished:
             return PAUSE
         self._position = b""
+        self._shared.forget_older(self._rules.timeout, int(now))
         passed = max(0.0, now - self._started)  # negative: the clock was set back
         return max(PAUSE, self._rules.timeout - passed)
 

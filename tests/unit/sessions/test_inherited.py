@@ -10,10 +10,11 @@ from support.cache_files import CacheFiles
 from support.cache_fixtures import NOW, MakeFiles, lookup, update
 from support.cache_fixtures import make_files as make_files
 
-from tlsmgr.sessions.cache import SessionCache
+from tlsmgr.sessions.cache import Change, SessionCache
 from tlsmgr.sessions.file import is_lost
 from tlsmgr.sessions.seal import SAVED_BYTES, Nonces
-from tlsmgr.sessions.shared import MOST_OLDER, SharedCache
+from tlsmgr.sessions.shared import DRAIN_SLACK, MOST_OLDER, SharedCache
+from tlsmgr.sessions.sweep import Sweep
 from tlsmgr.shm import SharedMemory
 
 DAEMONS = 40  # a reload every 90 seconds, while sessions live for an hour
@@ -128,6 +129,33 @@ def test_keys_without_sessions_are_left_out() -> None:
     late = SharedCache(SharedMemory(65536), os.urandom(64), True)
     late.inherit(shared.dump(NOW + 5000), 3600, NOW + 5000)
     assert [key.until - NOW for key in late.dump(NOW + 10_000).older] == [10_000, 5000, 3000, 2000]
+
+
+def test_keys_are_forgotten_when_their_sessions_have_expired(make_files: MakeFiles) -> None:
+    """By the sweep in shared memory, and then by each process; what has not expired is found."""
+    files = make_files(timeout=3600)
+    first = cache_of(files, files.shared)
+    update(first, (b"old", b"session"))
+    first.close()
+    second = successor(files.shared)
+    third = successor(second, now=NOW + 3000)
+    cache = cache_of(files, third)
+    cache.apply([Change(b"new", b"session")], NOW + 3000)
+    assert (third.key_count, cache._seal.key_count) == (3, 3)
+    cache.close()
+    file = files.file._replace(mark=third.mark)
+    for now, left in ((NOW + 3600, 3), (NOW + 3600 + DRAIN_SLACK + 1, 2)):
+        sweep = Sweep(files.rules, third, file, lambda _: None)
+        assert sweep.run(float(now)) > 1, "to the end"
+        assert third.key_count == left
+    cache = cache_of(files, third)
+    assert cache._seal.key_count == 2
+    third.forget_older(3600, NOW + 3000 + 3600 + DRAIN_SLACK + 1)
+    assert (third.key_count, cache._seal.key_count) == (1, 2)
+    cache.note_usage()
+    assert cache._seal.key_count == 1
+    assert cache.lookup(b"new", NOW + 3001) == b"session"
+    cache.close()
 
 
 def test_many_reloads_in_a_row() -> None:
