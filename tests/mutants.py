@@ -61,7 +61,7 @@ BY_DAEMON = {  # and the tests of a daemon, for a change that no unit test sees
     "tickets.py": ("operate", "reload", "locks"),
     "shm.py": ("locks", "start", "secrets_end"),
     "processes/control": ("control", "control_commands", "control_hostile", "control_jail"),
-    "processes/farm": ("farm_store", "farm", "farm_jail", "memcache_table"),
+    "processes/farm": ("farm_store", "farm_burst", "farm", "farm_jail", "memcache_table"),
     "processes/janitor": FILES,
     "processes/file": FILES,
     "processes/worker": (*CLIENTS, *ENDS, "caches_heal", "operate", "farm_store"),

@@ -57,6 +57,7 @@ def test_outside_of_the_jail_as_mail_owner(tmp_path: Path, redis: Redis) -> None
     with child:
         child.wait_until_ready(workers=1)
         wait_until(lambda: SHARED in child.log(), 30)
+        wait_until(lambda: SHARED in child.log_file.read_text(), 30)  # in the mail log as well
         (farm,), (keeper,) = named(child, "tlsmgr-farm"), named(child, "tlsmgr-keeper")
         owner = pwd.getpwnam("postfix")
         for process in (farm, keeper):

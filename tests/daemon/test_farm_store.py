@@ -136,6 +136,13 @@ def test_the_status_has_the_farm(pair: Pair, redis: Redis) -> None:
     assert farm.asked == one.farm.asked + 1
 
 
+def test_an_engine_cannot_make_the_farm_process_large(pair: Pair) -> None:
+    """Its memory is bounded by the kernel, whatever a client library reads."""
+    for daemon in pair:
+        limit, _ = process_named(daemon, "tlsmgr-farm").rlimit(psutil.RLIMIT_DATA)
+        assert limit == 80 << 20
+
+
 def usage(process: psutil.Process) -> tuple[int, float]:
     """How often it woke up so far, and the seconds of processor time that it used."""
     return process.num_ctx_switches().voluntary, sum(process.cpu_times()[:2])
