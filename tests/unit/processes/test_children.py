@@ -275,6 +275,8 @@ def test_the_janitor_counts_for_nothing(scoreboard: Scoreboard) -> None:
         (0, SPREAD_SLACK + 1, True),
         (10, 15 + SPREAD_SLACK, False),
         (10, 16 + SPREAD_SLACK, True),
+        (16, 24 + SPREAD_SLACK, False),
+        (16, 25 + SPREAD_SLACK, True),
     ],
 )
 def test_how_far_workers_may_be_apart(
