@@ -45,7 +45,11 @@ CORE = {  # the core, and the unit tests that should see a change of it
     "wire/*.py": (f"{UNIT}/wire",),
     "processes/*.py": (f"{UNIT}/processes",),
     "service.py": (f"{UNIT}/test_service.py",),
-    "tickets.py": (f"{UNIT}/test_tickets.py",),
+    "tickets.py": (
+        f"{UNIT}/test_tickets.py",
+        f"{UNIT}/test_tickets_restored.py",
+        f"{UNIT}/farm/test_ticket_keys.py",
+    ),
     "shm.py": (f"{UNIT}/test_shm.py", f"{UNIT}/test_shm_lock.py"),
 }
 ENDS = "drain", "reload", "reload_caches", "hangup", "parent_end", "master_end"
