@@ -17,6 +17,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+from support.accepting_server import AcceptingServer
 from support.postfix_instance import self_signed
 
 PATIENCE = 30.0
@@ -24,40 +25,27 @@ PRE_SHARED_KEY = 41  # the extension
 PAUSE = 0.05  # seconds of a delivery, so that several are under way
 
 
-class RecordingSink:
+class RecordingSink(AcceptingServer):
     """The server; each connection is a thread of its own."""
 
     def __init__(self) -> None:
         self.tickets: list[bytes] = []
         self.connections = self.resumed = 0
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-        self.port: int = self._listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        super().__init__(listener)
+        self.port: int = listener.getsockname()[1]
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         with tempfile.TemporaryDirectory() as directory:
             chain = Path(directory) / "chain.pem"
             chain.write_bytes(self_signed("sink.test"))
             self._context.load_cert_chain(chain)
-        self._thread = threading.Thread(target=self._accept)
 
-    def __enter__(self) -> RecordingSink:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept()
-        self._thread.join()
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            connection.settimeout(PATIENCE)
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+    def take(self, connection: socket.socket) -> None:
+        """Have a thread serve it."""
+        connection.settimeout(PATIENCE)
+        threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+from support.accepting_server import AcceptingServer
 
 from tlsmgr.status_object import (
     SERVING,
@@ -86,7 +87,7 @@ def degraded(status: Status, *reasons: str) -> Status:
     return replace(status, state="degraded", reasons=reasons)
 
 
-class ControlSocket:
+class ControlSocket(AcceptingServer):
     """A thread that answers each request on the control socket.
 
     `answer` makes the status from the uptime, which grows by a second with each request.
@@ -95,29 +96,15 @@ class ControlSocket:
     def __init__(self, service: Path, answer: Callable[[int], Status]) -> None:
         self.answer = answer
         self.answered = 0
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(f"{service}-control")
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._run)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(f"{service}-control")
+        listener.listen()
+        super().__init__(listener)
 
-    def __enter__(self) -> ControlSocket:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # ends accept()
-        self._thread.join()
-        self._listener.close()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            with connection, connection.makefile("rwb") as stream:
-                stream.readline()
-                stream.write(
-                    json.dumps(as_json(self.answer(60 + self.answered))).encode() + b"\nok\n"
-                )
-                self.answered += 1
+    def take(self, connection: socket.socket) -> None:
+        """Answer its one request."""
+        with connection, connection.makefile("rwb") as stream:
+            stream.readline()
+            status = as_json(self.answer(60 + self.answered))
+            stream.write(json.dumps(status).encode() + b"\nok\n")
+            self.answered += 1
