@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 from support.daemon_clients import ask
-from support.daemon_process import SHORT_DRAIN, SHORT_DRAIN_TIME, SHORT_IDLE_TIME, WATCHFUL
+from support.daemon_process import (
+    LONG_DRAIN,
+    SHORT_DRAIN,
+    SHORT_DRAIN_TIME,
+    SHORT_IDLE_TIME,
+    WATCHFUL,
+)
 from support.live_processes import descriptors_of
 from support.master_child import NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
@@ -32,16 +39,29 @@ from support.steady_clients import SteadyClients
 pytestmark = NEEDS_POSTFIX
 
 
-@pytest.fixture
-def child() -> Iterator[MasterChild]:
-    """A daemon that serves."""
-    with MasterChild(keeps_sockets=True, prelude=SHORT_DRAIN + WATCHFUL) as daemon:
+@contextlib.contextmanager
+def serving(prelude: str) -> Iterator[MasterChild]:
+    with MasterChild(keeps_sockets=True, prelude=prelude + WATCHFUL) as daemon:
         daemon.wait_until_ready()
         yield daemon
         daemon.stop()
         assert daemon.texts("warning|error|fatal|panic") == [
             text for text in daemon.texts("warning") if "was damaged or removed" in text
         ]
+
+
+@pytest.fixture
+def child() -> Iterator[MasterChild]:
+    """A daemon whose workers soon let go of their clients."""
+    with serving(SHORT_DRAIN) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def patient() -> Iterator[MasterChild]:
+    """One whose workers stay with their clients."""
+    with serving(LONG_DRAIN) as daemon:
+        yield daemon
 
 
 def kill_parent(child: MasterChild) -> None:
@@ -55,14 +75,14 @@ ENDS = pytest.mark.parametrize("end", [MasterChild.reload, kill_parent])
 
 
 @ENDS
-def test_sessions_and_keys_are_those_of_the_successor(child: MasterChild, end) -> None:  # type: ignore[no-untyped-def]
+def test_sessions_and_keys_are_those_of_the_successor(patient: MasterChild, end) -> None:  # type: ignore[no-untyped-def]
     """For the clients that stay with an old worker, too."""
-    path = str(child.socket)
+    path = str(patient.socket)
     with Connection(path) as stays:
         key = data_of(stays.ask(tktkey()), b"keybuf")
         assert stays.ask(update(b"smtp", b"before", b"1")) == OK
-        before = child.pid
-        end(child)
+        before = patient.pid
+        end(patient)
         assert stays.ask(update(b"smtp", b"after", b"2")) == OK
         assert stays.ask(lookup(b"smtp", b"before")) == found(b"1")
         assert data_of(stays.ask(tktkey()), b"keybuf") == key
@@ -71,19 +91,19 @@ def test_sessions_and_keys_are_those_of_the_successor(child: MasterChild, end) -
             for name, session in ((b"before", b"1"), (b"after", b"2")):
                 assert new.ask(lookup(b"smtp", name)) == found(session)
             assert data_of(new.ask(tktkey()), b"keybuf") == key
-    (line,) = child.texts("took over")
+    (line,) = patient.texts("took over")
     assert line.startswith(f"took over from process {before}: session ticket key {key[:4].hex()},")
-    wait_until(lambda: len(child.group()) == PROCESSES, PATIENCE)
+    wait_until(lambda: len(patient.group()) == PROCESSES, PATIENCE)
 
 
 @ENDS
-def test_both_have_a_ticket_key(child: MasterChild, end) -> None:  # type: ignore[no-untyped-def]
+def test_both_have_a_ticket_key(patient: MasterChild, end) -> None:  # type: ignore[no-untyped-def]
     """The same one, as none was made before; a smtpd(8) that gets none fails the handshake."""
-    with Connection(str(child.socket)) as stays:
-        end(child)
+    with Connection(str(patient.socket)) as stays:
+        end(patient)
         key = data_of(stays.ask(tktkey()), b"keybuf")
-        child.wait_until_ready()
-        assert data_of(ask(str(child.socket), tktkey()), b"keybuf") == key
+        patient.wait_until_ready()
+        assert data_of(ask(str(patient.socket), tktkey()), b"keybuf") == key
 
 
 KILLED = """

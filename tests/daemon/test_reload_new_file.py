@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon_clients import ask
-from support.daemon_process import SHORT_DRAIN, WATCHFUL
+from support.daemon_process import LONG_DRAIN, WATCHFUL
 from support.master_child import NEEDS_POSTFIX, PATIENCE, PROCESSES, MasterChild
 from support.postfix_sandbox import wait_until
 from support.raw_client import NO_SESSION, OK, Connection, expect_seed, found, lookup, update
@@ -24,9 +24,7 @@ SAID = r"\bsmtp TLS session cache starts|damaged|recreated|warning"
 def child() -> Iterator[MasterChild]:
     """A daemon that serves, and looks at its files often."""
     limits = {"smtp_tls_session_cache_size_limit": "32M"}
-    with MasterChild(
-        keeps_sockets=True, tlsmgr_cf=limits, prelude=SHORT_DRAIN + WATCHFUL
-    ) as daemon:
+    with MasterChild(keeps_sockets=True, tlsmgr_cf=limits, prelude=LONG_DRAIN + WATCHFUL) as daemon:
         daemon.wait_until_ready()
         yield daemon
         daemon.stop()

@@ -40,6 +40,10 @@ from tlsmgr.processes import drain
 drain.DRAIN_TIME, drain.IDLE_TIME = {SHORT_DRAIN_TIME}, {SHORT_IDLE_TIME}
 """
 """Sabotage: workers let go of their clients in a third of the time."""
+LONG_DRAIN = (
+    "from tlsmgr.processes import drain; drain.DRAIN_TIME, drain.IDLE_TIME = 300.0, 200.0\n"
+)
+"""Sabotage: workers stay until their clients leave, even if a slow machine takes long for that."""
 REPLACED_SOON = "from tlsmgr.processes import restarts; restarts.LONGEST_PAUSE = 0.1\n"
 """Sabotage: a process that died young is replaced after that pause at most. Put it first: other
 modules import the value."""
