@@ -53,7 +53,10 @@ class Note:
     def close(self) -> None:
         """Say that the daemon serves, or came to an orderly end."""
         if self._file >= 0:
-            os.truncate(self._file, 0)
+            try:  # noqa: SIM105  # contextlib takes long to import
+                os.truncate(self._file, 0)
+            except OSError:
+                pass  # then Postfix's own runs after the next reload; it is no reason to end
             self._forget()
 
     def fail(self, reason: str) -> bool:

@@ -156,9 +156,9 @@ class Egd:
     def open(self) -> None:
         """Connect to the server, or raise SourceError. Does not wait."""
         self._close()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.setblocking(False)
         try:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._socket.setblocking(False)
             self._socket.connect(self._name)
         except (OSError, ValueError) as error:
             self._close()

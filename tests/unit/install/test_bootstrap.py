@@ -41,6 +41,15 @@ def test_a_failure_leaves_its_reason_in_one_line(note: Path) -> None:
     assert len(text) == REASON_LIMIT + 1
 
 
+def test_a_note_that_cannot_be_emptied_ends_nobody(note: Path) -> None:
+    start = Note()
+    os.close(start._file)
+    start._file = os.open(note, os.O_RDONLY)
+    start.close()
+    assert note.read_text().startswith("starting")
+    assert start._file < 0
+
+
 @pytest.mark.parametrize("text", ["", "starting 1234567\n", "stock 1 x\n", "starting\n"])
 def test_a_note_of_another_start_is_left_alone(note: Path, text: str) -> None:
     note.write_text(text)

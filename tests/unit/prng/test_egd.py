@@ -1,5 +1,7 @@
 """The job that stirs an external source into the pool: real EGD servers, good and bad."""
 
+import os
+import resource
 import socket
 from pathlib import Path
 
@@ -72,6 +74,25 @@ def test_egd_fault_is_a_warning_and_heals(
         finish(reseeder)
         assert [len(data) for data in pool.stirred] == [32]
         assert "egd:egd: works again" in capfd.readouterr().err
+
+
+def test_egd_when_descriptors_have_run_out(
+    pool: RecordingPool, socket_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with EgdServer(socket_path, egd_server.willing):
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            reseeder = opened("egd:egd", pool)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert warnings(capfd) == [
+            "tls_random_source = egd:egd: cannot connect to EGD server egd: Too many open files"
+        ]
+        finish(reseeder)
+        assert len(pool.stirred) == 1
 
 
 def test_egd_server_that_hangs_up_at_once(
