@@ -82,6 +82,7 @@ MAIL_MAIN_CF = {
     "smtpd_peername_lookup": "no",
 }
 
+COMMAND_LIMIT = 120.0  # seconds
 _OWN = ("postfix", "root", 0o700)
 QUEUE = {
     **dict.fromkeys(("active", "bounce", "corrupt", "defer", "deferred", "flush"), _OWN),
@@ -199,6 +200,7 @@ class PostfixInstance(PostfixSandbox):
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                timeout=COMMAND_LIMIT,
             )
             output.seek(0)
             return output.read() if run.returncode else None
