@@ -72,7 +72,7 @@ def test_the_status_object(daemon: Daemon) -> None:
     assert sorted(w.pid for w in status.workers) == sorted(w.pid for w in daemon.workers())
     cache = status.caches["smtp"]
     assert (cache.lookups, cache.hits, cache.updates) == (2, 1, 1)
-    assert status.counters["seed"] == SEEDS
+    assert (status.counters["seed"], status.counters["connections"]) == (SEEDS, 1)
     assert [key.serves for key in status.ticket_keys] == ["new"]
     times = status.latency["seed"]
     assert times.count == sum(number for _, number in times.buckets) == SEEDS
