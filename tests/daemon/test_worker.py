@@ -324,6 +324,20 @@ def test_a_worker_without_descriptors_accepts_again_later(make_daemon: MakeDaemo
     assert len(errors) < 40, "one a second, not one a turn"
 
 
+def test_what_one_worker_has_stored_the_others_find(daemon: Daemon) -> None:
+    """With their next lookup, also those that only look up."""
+    before = [sockets_of(worker.pid) for worker in daemon.workers()]
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Connection(daemon.socket_path)) for _ in range(8)]
+        after = [sockets_of(worker.pid) for worker in daemon.workers()]
+        assert all(now > then for now, then in zip(after, before)), "each has clients"
+        for number in range(20):
+            session = b"session %d" % number
+            assert clients[0].ask(update(b"smtp", b"id", session)) == OK
+            for client in clients[1:]:
+                assert client.ask(lookup(b"smtp", b"id")) == found(session)
+
+
 CLOSES_LATE = """
 import os, time
 from tlsmgr.sessions.cache import SessionCache

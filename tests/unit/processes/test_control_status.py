@@ -156,7 +156,8 @@ class OneKey:
         return self.key
 
     def known(self, now: int) -> list[tuple[bytes, int, bool]]:
-        return [(self.key[:16], now - 100, True)] if self.key else []
+        old = bytes(16), now - 200, False
+        return [(self.key[:16], now - 100, True), old] if self.key else []
 
     def next_rotation(self, now: int) -> int:
         return now + 60
