@@ -9,7 +9,20 @@ from collections.abc import Iterator
 import pytest
 from support.master_child import BOTH, NEEDS_POSTFIX, PATIENCE, MasterChild
 from support.postfix_sandbox import wait_until
-from support.raw_client import data_of, delete, lookup, policy, policy_is, seed, tktkey, update
+from support.raw_client import (
+    NO_SESSION,
+    OK,
+    Connection,
+    data_of,
+    delete,
+    found,
+    lookup,
+    policy,
+    policy_is,
+    seed,
+    tktkey,
+    update,
+)
 
 pytestmark = NEEDS_POSTFIX
 
@@ -66,6 +79,50 @@ def test_replies_are_those_of_stock(case: str) -> None:
 def test_refusals_hold_nothing(case: str) -> None:
     request, reply = EMPTY[case]
     assert ask_once(False, request) == reply
+
+
+WARNINGS = {
+    policy(b"bogus"): 'warning: bogus cache type "bogus" in "policy" request',
+    b"reqest\0policy\0\0": "warning: unexpected attribute reqest from tlsmgr socket"
+    " (expecting: request)",
+}
+
+
+@pytest.mark.parametrize("request_", WARNINGS, ids=["type", "attribute"])
+def test_mistakes_are_logged(request_: bytes) -> None:
+    with (
+        standard_input(request_) as stdin,
+        MasterChild(options=["-S", "-V"], stdin=stdin) as child,
+    ):
+        assert child.wait(PATIENCE) == 0
+        assert child.texts("warning") == [WARNINGS[request_]]
+
+
+def test_beside_a_daemon_its_files_are_left_alone() -> None:
+    """As for a test start. Without one they are used."""
+    with MasterChild() as daemon:
+        daemon.wait_until_ready()
+        path = daemon.data / "smtp_scache.sessions"
+        place = ["-o", f"smtp_tls_session_cache_database=btree:{daemon.data}/smtp_scache"]
+        with Connection(str(daemon.socket)) as connection:
+            assert connection.ask(update(b"smtp", b"id", b"session")) == OK
+            with (
+                standard_input(lookup(b"smtp", b"id")) as stdin,
+                MasterChild(options=["-S", "-V"], stdin=stdin, arguments=place) as child,
+            ):
+                assert child.wait(PATIENCE) == 0
+                assert child.texts("warning|error|fatal|panic") == []
+                assert child.stdout() == NO_SESSION
+            assert connection.ask(lookup(b"smtp", b"id")) == found(b"session")
+        assert daemon.stop() == 0
+        path.unlink()
+        with (
+            standard_input(policy(b"smtp")) as stdin,
+            MasterChild(options=["-S", "-V"], stdin=stdin, arguments=place) as child,
+        ):
+            assert child.wait(PATIENCE) == 0
+            assert child.texts("warning|error|fatal|panic") == []
+        assert path.exists()
 
 
 @BOTH
