@@ -85,10 +85,12 @@ WARNINGS = {
     policy(b"bogus"): 'warning: bogus cache type "bogus" in "policy" request',
     b"reqest\0policy\0\0": "warning: unexpected attribute reqest from tlsmgr socket"
     " (expecting: request)",
+    policy(b"smtp")[:-1] + b"extra\0x\0\0": "warning: unexpected attribute extra from tlsmgr"
+    " socket (expecting: (list terminator))",
 }
 
 
-@pytest.mark.parametrize("request_", WARNINGS, ids=["type", "attribute"])
+@pytest.mark.parametrize("request_", WARNINGS, ids=["type", "attribute", "end"])
 def test_mistakes_are_logged(request_: bytes) -> None:
     with (
         standard_input(request_) as stdin,
