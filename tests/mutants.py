@@ -76,7 +76,7 @@ BY_DAEMON = {  # and the tests of a daemon, for a change that no unit test sees
     "processes/once": ("once",),
     "processes/setup": (*START, "farm_store"),
     "processes/jail": START,
-    "processes/inherited": (*START, *LIFE),
+    "processes/inherited": (*START, *LIFE, "farm_store"),
     "processes/trial": ("hangup", "hangup_refused"),
     "processes/program": ("hangup", "hangup_refused"),
     **{

@@ -6,14 +6,14 @@ import os
 import socket
 
 import pytest
-from support.cache_files import CacheFiles
+from support.cache_files import CacheFiles, in_child
 from support.cache_fixtures import NOW, MakeFiles, lookup, update
 from support.cache_fixtures import make_files as make_files
 
 from tlsmgr.sessions.cache import Change, SessionCache
 from tlsmgr.sessions.file import is_lost
 from tlsmgr.sessions.seal import SAVED_BYTES, Nonces
-from tlsmgr.sessions.shared import DRAIN_SLACK, MOST_OLDER, SharedCache
+from tlsmgr.sessions.shared import DRAIN_SLACK, MOST_OLDER, SharedCache, Usage
 from tlsmgr.sessions.sweep import Sweep
 from tlsmgr.shm import SharedMemory
 
@@ -182,6 +182,15 @@ def test_a_damaged_file_does_not_go_over(make_files: MakeFiles) -> None:
     assert files.shared.dump(NOW).mark.inode
     files.shared.mark.report_damage(files.shared.mark.inode)
     assert not files.shared.dump(NOW).mark.inode
+
+
+def test_other_processes_see_how_full_it_is() -> None:
+    """Those that do not open the file."""
+    shared = SharedCache(SharedMemory(65536), bytes(64), True)
+    assert shared.usage() == Usage(0, 0, 0, 0, 0.0)
+    usage = Usage(7, 4096, 1 << 20, NOW, 5.5)
+    in_child(lambda: shared.note_usage(usage))
+    assert shared.usage() == usage
 
 
 def test_secrets_are_not_shown() -> None:
