@@ -245,16 +245,18 @@ class Delivery(NamedTuple):
 
 
 class LogTail:
-    """The lines that a log gets from now on."""
+    """The lines that a log gets from now on. postlogd(8) makes the file with the first one."""
 
     def __init__(self, path: Path) -> None:
         self.lines: list[bytes] = []
         self._path = path
-        self._offset = path.stat().st_size
+        self._offset = path.stat().st_size if path.exists() else 0
         self._deliveries: dict[str, list[Delivery]] = {}
 
     def read(self) -> None:
         """Add the lines that are complete."""
+        if not self._path.exists():
+            return
         with self._path.open("rb") as log:
             log.seek(self._offset)
             text, end, _ = log.read().rpartition(b"\n")

@@ -32,6 +32,15 @@ def delivery(program: str, delays: str, status: str = "sent") -> str:
 # The log.
 
 
+def test_a_log_that_is_made_with_its_first_line(tmp_path: Path) -> None:
+    log = LogTail(tmp_path / "log")
+    log.read()
+    assert log.lines == []
+    (tmp_path / "log").write_bytes(b"one\n")
+    log.read()
+    assert log.lines == [b"one"]
+
+
 def test_deliveries_in_a_log_that_grows(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(as_log([delivery("smtp", "0/0/9/9")]))
