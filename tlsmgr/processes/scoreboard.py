@@ -19,7 +19,7 @@ from tlsmgr.shm import SharedMemory
 
 STALL_TIME = 1.5  # seconds without a heartbeat, after which a process counts as stalled
 RUNNING, STOPPING, RELOADING = range(3)  # what the daemon does
-SPREAD_SLACK = 16  # connections that a worker may have beyond its share
+SPREAD_SLACK = 32  # connections that a worker may have beyond its share
 
 _GENERATOR = struct.Struct("=Qdd??")
 
