@@ -7,6 +7,8 @@ import random
 import shutil
 import struct
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,13 +27,17 @@ def session_file(daemon: Daemon) -> Path:
     return daemon.directory / "smtp_scache.sessions"
 
 
-def wait_until_it_heals(daemon: Daemon, workers: set[int]) -> None:
+def wait_until_it_heals(
+    daemon: Daemon, workers: set[int], damage: Callable[[], object] = lambda: None
+) -> None:
     """The file is made new, workers with the old one go, and sessions are kept again."""
     numbers = iter(range(1_000_000))
-    wait_for(
-        lambda: serve_on(daemon, next(numbers)) and "recreated empty" in daemon.log(),
-        "a new file",
-    )
+
+    def is_new() -> bool:
+        damage()
+        return serve_on(daemon, next(numbers)) and "recreated empty" in daemon.log()
+
+    wait_for(is_new, "a new file")
     wait_for(lambda: not daemon.worker_pids() & workers, "new workers")
     wait_for(lambda: len(daemon.worker_pids()) == 2, "two workers")
     wait_for(lambda: all(serve_on(daemon, next(numbers)) for _ in range(20)), "sessions")
@@ -79,27 +85,25 @@ def newest_root(file: BinaryIO) -> int:
     return int(max(metas)[1])
 
 
-def damage_root_page(path: Path) -> None:
-    """Make the root page of the main table a branch page without an entry.
-
-    A transaction may move the root meanwhile: then the new one is damaged as well.
-    """
-    damaged = 0
-    with open(path, "r+b", buffering=0) as file:
-        while (root := newest_root(file)) != damaged:
-            assert 1 < root < path.stat().st_size // PAGE
-            file.seek(root * PAGE + 10)
-            file.write(struct.pack("=HH", 1, 16))  # mp_flags: P_BRANCH; mp_lower: no entry
-            damaged = root
+def damage_root_page(file: BinaryIO) -> None:
+    """Make the root page of the main table a branch page without an entry."""
+    root = newest_root(file)
+    assert 1 < root < os.fstat(file.fileno()).st_size // PAGE
+    file.seek(root * PAGE + 10)
+    file.write(struct.pack("=HH", 1, 16))  # mp_flags: P_BRANCH; mp_lower: no entry
 
 
 def test_a_damaged_root_page(make_daemon: MakeDaemon, faults: FaultTable) -> None:
+    """A transaction that has read the root may move it meanwhile: it is damaged again and again."""
     daemon = make_daemon("tlsmgr_worker_processes=2")
-    with faults.under_load(daemon, "root page damaged", others_serve=False) as load:
+    with (
+        faults.under_load(daemon, "root page damaged", others_serve=False) as load,
+        open(session_file(daemon), "r+b", buffering=0) as file,
+    ):
         workers = daemon.worker_pids()
-        damage_root_page(session_file(daemon))
+        damage_root_page(file)
         os.kill(min(workers), 9)
-        wait_until_it_heals(daemon, workers)
+        wait_until_it_heals(daemon, workers, partial(damage_root_page, file))
         load.remark = f"{daemon.log().count('killed by signal')} workers died"
     assert daemon.is_running
     assert (load.failed, load.stale) == ([], 0)
