@@ -74,6 +74,7 @@ def test_a_file_that_does_not_fit_any_more(child: MasterChild) -> None:
         expect_seed(connection, 32)
         assert data_of(connection.ask(tktkey()), b"keybuf") == key
         assert connection.ask(lookup(b"smtpd", b"other")) == found(SESSION)
+    wait_until(lambda: child.texts("cannot make"), PATIENCE)
     filler.unlink()
 
     def is_kept() -> bool:
