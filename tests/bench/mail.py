@@ -27,6 +27,7 @@ from statistics import median
 from typing import NamedTuple
 
 import psutil
+from support.growing_log import GrowingLog
 from support.launcher import BOOTSTRAP, write_launcher
 from support.postfix_instance import PostfixInstance
 from support.postfix_sandbox import postfix_missing
@@ -245,23 +246,16 @@ class Delivery(NamedTuple):
 
 
 class LogTail:
-    """The lines that a log gets from now on. postlogd(8) makes the file with the first one."""
+    """The lines that a log gets from now on."""
 
     def __init__(self, path: Path) -> None:
         self.lines: list[bytes] = []
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._log = GrowingLog(path, path.stat().st_size if path.exists() else 0)
         self._deliveries: dict[str, list[Delivery]] = {}
 
     def read(self) -> None:
         """Add the lines that are complete."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as log:
-            log.seek(self._offset)
-            text, end, _ = log.read().rpartition(b"\n")
-        self._offset += len(text + end)
-        fresh = text.splitlines()
+        fresh = self._log.fresh().splitlines()
         self.lines += fresh
         for line in fresh:
             if found := _DELIVERY.search(line):

@@ -13,6 +13,7 @@ import re
 import smtplib
 import threading
 
+from support.growing_log import GrowingLog
 from support.postfix_instance import PostfixInstance
 from support.postfix_sandbox import wait_until
 
@@ -34,7 +35,7 @@ class Traffic:
         self.postfix = postfix
         self.sent: list[str] = []  # queue ids
         self._delivered: set[str] = set()
-        self._read = 0  # bytes of the log
+        self._log = GrowingLog(postfix.log_file)
         self._reading = threading.Lock()
         self._ends = threading.Event()
         self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
@@ -63,13 +64,9 @@ class Traffic:
 
     def delivered(self) -> set[str]:
         """Return the queue ids of messages that smtp(8) delivered."""
-        if not self.postfix.log_file.exists():
-            return set()
-        with self._reading, self.postfix.log_file.open("rb") as log:
-            log.seek(self._read)
-            text, end, _ = log.read().rpartition(b"\n")
-            self._read += len(text + end)
-            found = re.findall(r"/smtp\[\d+\]: (\w+): .*status=sent", text.decode())
+        with self._reading:
+            fresh = self._log.fresh().decode()
+            found = re.findall(r"/smtp\[\d+\]: (\w+): .*status=sent", fresh)
             self._delivered.update(found)
             return set(self._delivered)
 
