@@ -135,6 +135,21 @@ def test_the_parent_is_killed_while_it_ends(tmp_path: Path) -> None:
         assert child.texts("warning|error|fatal|panic") == []
 
 
+@contextlib.contextmanager
+def hung_up_before_an_accept(child: MasterChild) -> Iterator[socket.socket]:
+    """End the parent for a reload; yield a client that waits at the socket before its message."""
+    for worker in child.workers():
+        worker.suspend()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as before:
+        before.connect(str(child.socket))
+        before.settimeout(PATIENCE)
+        child.hang_up()
+        assert child.wait() == 0
+        for pid in child.group():
+            psutil.Process(pid).resume()
+        yield before
+
+
 def test_new_clients_are_served_while_the_successor_is_loaded(tmp_path: Path) -> None:
     """By the old workers, which also get those that waited before the message."""
     flag = tmp_path / "flag"
@@ -153,15 +168,7 @@ setup.preload = slowly
         child.wait_until_ready()
         flag.touch()
         path = str(child.socket)
-        for worker in child.workers():
-            worker.suspend()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as before:
-            before.connect(path)
-            before.settimeout(PATIENCE)
-            child.hang_up()
-            assert child.wait() == 0
-            for pid in child.group():
-                psutil.Process(pid).resume()
+        with hung_up_before_an_accept(child) as before:
             child.messages.clear()
             child.start()
             assert before.recv(100) == ANNOUNCEMENT
@@ -217,17 +224,8 @@ def test_a_client_of_a_late_successor_is_served(monkeypatch: pytest.MonkeyPatch)
     with MasterChild(keeps_sockets=True) as child:
         monkeypatch.chdir(child.queue)  # where master(8) starts us
         child.wait_until_ready()
-        path = str(child.socket)
-        with Connection(path) as stays, socket.socket(socket.AF_UNIX) as before:
-            for worker in child.workers():
-                worker.suspend()
-            before.connect(path)
-            before.settimeout(PATIENCE)
-            child.hang_up()
-            assert child.wait() == 0
+        with Connection(str(child.socket)) as stays, hung_up_before_an_accept(child) as before:
             old = child.group()
-            for pid in old:
-                psutil.Process(pid).resume()
             listener = f"socket:[{child.listener_inode}]"
             wait_until(
                 lambda: all(listener not in descriptors_of(p).values() for p in old), PATIENCE

@@ -14,7 +14,7 @@ from support.parent_parts import inherited_for
 
 from tlsmgr.processes import bridge
 from tlsmgr.processes.bridge import CALL, Met
-from tlsmgr.processes.connections import Connections
+from tlsmgr.processes.connections import Connection, Connections
 from tlsmgr.processes.departure import Departure
 from tlsmgr.processes.drain import DRAIN_TIME, IDLE_TIME
 from tlsmgr.processes.inherited import Pipes
@@ -92,6 +92,14 @@ class Bench:
         self.clients.append(client)
         return client
 
+    def drain_with_a_client(self) -> Connection:
+        """Begin to drain, with one client, which has nothing half-done."""
+        self.knock()
+        self.departure.note_signal()
+        self.is_done()
+        (connection,) = self.connections.ready()
+        return connection
+
     @property
     def may_be_called(self) -> bool:
         """Whether its end of the bridge is open."""
@@ -168,10 +176,7 @@ def test_a_client_is_left_in_peace_and_closed_in_time(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    bench.knock()
-    bench.departure.note_signal()
-    bench.is_done()
-    (connection,) = bench.connections.ready()
+    connection = bench.drain_with_a_client()
     now += IDLE_TIME - 0.1
     assert not bench.is_done()
     assert 0 < bench.departure.timeout(now, 1.0) < 1.0, "it looks again soon"
@@ -189,10 +194,7 @@ def test_a_client_in_the_middle_of_something_has_until_the_end(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    bench.knock()
-    bench.departure.note_signal()
-    bench.is_done()
-    (connection,) = bench.connections.ready()
+    connection = bench.drain_with_a_client()
     connection.state = 1
     now += DRAIN_TIME - 0.1
     assert not bench.is_done()

@@ -124,22 +124,25 @@ def test_no_password_file(
     assert line.endswith(f"open {password}: No such file or directory; sessions are not shared")
 
 
-def test_no_cache_to_share(
-    make: list[FarmPlan], tmp_path: Path, password: Path, errors: list[str]
+@pytest.mark.parametrize(
+    ("parameter", "reason"),
+    [
+        ("smtp_tls_session_cache_database", "there is no session cache to share"),
+        ("tlsmgr_farm_secret_file", "tlsmgr_farm_secret_file is not set"),
+    ],
+)
+def test_nothing_to_share_or_no_secret_to_share_it_under(
+    make: list[FarmPlan],
+    tmp_path: Path,
+    password: Path,
+    errors: list[str],
+    parameter: str,
+    reason: str,
 ) -> None:
     write(password, "word\n")
-    assert plan_with(make, tmp_path, smtp_tls_session_cache_database="") is None
+    assert plan_with(make, tmp_path, **{parameter: ""}) is None
     (line,) = errors
-    assert line.endswith("there is no session cache to share; sessions are not shared")
-
-
-def test_no_secret_to_share_them_under(
-    make: list[FarmPlan], tmp_path: Path, password: Path, errors: list[str]
-) -> None:
-    write(password, "word\n")
-    assert plan_with(make, tmp_path, tlsmgr_farm_secret_file="") is None
-    (line,) = errors
-    assert line.endswith("tlsmgr_farm_secret_file is not set; sessions are not shared")
+    assert line.endswith(f"{reason}; sessions are not shared")
 
 
 def test_sockets_that_cannot_be_had(
