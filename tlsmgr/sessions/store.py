@@ -272,9 +272,9 @@ class Batch:
 
     def remove(self, record: Record) -> bool:
         """Delete a record; return False when it was gone or replaced already."""
-        found = _find(self._txn, self._file, record.digest)
         way = self._txn.get(record.digest, None, self._places)
-        if found is None or found.serial != record.serial or way is None:
+        value = None if way is None else self._txn.get(way[:SERIAL_BYTES], None, self._records)
+        if way is None or value is None or not value.startswith(record.serial + record.digest):
             return False
         return self._delete(way[SERIAL_BYTES:], way[:SERIAL_BYTES], record.digest)
 
