@@ -64,6 +64,7 @@ def control_process(daemon: Daemon) -> psutil.Process:
 
 
 def test_status(daemon: Daemon) -> None:
+    began = time.monotonic()
     with Connection(daemon.socket_path) as connection:
         expect_seed(connection, 32)
         connection.ask(update(b"smtp", b"one", SESSION))
@@ -99,6 +100,9 @@ def test_status(daemon: Daemon) -> None:
     assert {kind: times.count for kind, times in status.latency.items()} == counted
     for kind, times in status.latency.items():
         assert (times.p50_us is not None) == bool(counted[kind])
+        if counted[kind]:
+            assert times.max_us is not None
+            assert 0 < times.max_us < (time.monotonic() - began) * 1e6
     assert {name: status.counters[name] for name in counted} == counted
     assert status.counters["connections"] == 1
 

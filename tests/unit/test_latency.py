@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tlsmgr.latency import (
@@ -26,21 +24,26 @@ SLOTS = 3
 
 
 class Process:
-    """The counters and the timer of one process, and a clock that stands still."""
+    """The counters and the timer of one process."""
 
     def __init__(self, stats: Stats, table: LatencyTable, slot: int) -> None:
         self.counts = stats.row(slot)
         self.timer: Timer = table.timer(slot, self.counts)
-        self.now = 1000.0
-        self.timer._clock = lambda: self.now
 
     def answer(self, step: int, microseconds: float, **kinds: int) -> None:
+        """An iteration of one step; the others ran long before."""
+        times = [0.0 for _ in STEPS]
+        times[step] = microseconds
+        self.iterate(*times, **kinds)
+        self.timer.publish()
+
+    def iterate(self, *microseconds: float, **kinds: int) -> None:
+        """An iteration whose steps ended so long after it began."""
         for kind, count in kinds.items():
             self.counts[INDEX[kind]] += count
-        since = self.now
-        self.now += microseconds / 1e6
-        self.timer.note(step, since)
-        self.timer.publish()
+        began = 1000.0
+        at_once, seeds, changes = (began + each / 1e6 for each in microseconds)
+        self.timer.keep(began, at_once, seeds, changes)
 
 
 def make() -> tuple[LatencyTable, list[Process]]:
@@ -54,12 +57,10 @@ def filled(histogram: Histogram) -> dict[int, int]:
     return {bucket: count for bucket, count in enumerate(histogram.counts) if count}
 
 
-def test_the_requests_of_a_step_are_neighbours_in_the_table_of_counters() -> None:
+def test_the_requests_are_neighbours_in_the_table_of_counters() -> None:
     """As a timer reads their counters with one call."""
-    for step in STEPS:
-        numbers = [INDEX[kind] for kind in step]
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    assert len(set(KINDS)) == 6
+    numbers = [INDEX[kind] for kind in KINDS]
+    assert numbers == list(range(numbers[0], numbers[0] + 6))
 
 
 def test_the_size_it_says_is_what_it_takes() -> None:
@@ -93,20 +94,26 @@ def test_all_requests_of_a_step_count_with_its_time() -> None:
     assert (totals["lookup"].total, totals["lookup"].longest) == (3 * 10 + 20, 20)
 
 
-def test_requests_of_another_step_are_left_for_it() -> None:
+def test_each_step_of_an_iteration_has_a_time_of_its_own() -> None:
     table, (_, worker, _) = make()
-    worker.answer(AT_ONCE, 10.5, lookup=1, seed=5)
-    assert table.totals()["seed"].count == 0
-    worker.answer(SEEDS, 10.5)
-    assert table.totals()["seed"].count == 5
+    worker.iterate(1.5, 10.5, 100.5, lookup=1, seed=5, update=2)
+    worker.iterate(1.5, 1e9, -1e9, lookup=1)  # the other steps had nothing to answer
+    worker.timer.publish()
+    totals = table.totals()
+    assert {kind: filled(totals[kind]) for kind in ("lookup", "seed", "update")} == {
+        "lookup": {1: 2},
+        "seed": {4: 5},
+        "update": {7: 2},
+    }
+    assert (totals["seed"].longest, totals["update"].longest) == (10, 100)
+    assert (totals["seed"].total, totals["update"].total) == (50, 200)
 
 
 def test_times_are_published_together() -> None:
     table, (_, worker, _) = make()
     for number in range(1, 2 * SAMPLES + 2):
-        worker.counts[INDEX["lookup"]] += 1
-        worker.timer.note(AT_ONCE, worker.now - 10.5e-6)
-        worker.timer.note(SEEDS, worker.now)  # there was none
+        worker.iterate(10.5, 0.0, 0.0, lookup=1)
+        worker.iterate(10.5, 0.0, 0.0)  # there was none
         assert len(worker.timer._samples) == number % SAMPLES
     assert table.totals()["lookup"].count == 0
     worker.timer.publish()
@@ -119,7 +126,7 @@ def test_requests_counted_before_the_timer_was_made_are_not_timed() -> None:
     stats, table = Stats(memory, SLOTS), LatencyTable(memory, SLOTS)
     stats.row(1)[INDEX["seed"]] = 7
     timer = table.timer(1, stats.row(1))
-    timer.note(SEEDS, time.monotonic())
+    timer.keep(1000.0, 1000.0, 1000.0, 1000.0)
     timer.publish()
     assert table.totals()["seed"].count == 0
 
@@ -153,14 +160,3 @@ def test_quantiles(share: float, expected: float) -> None:
 
 def test_no_quantile_without_requests() -> None:
     assert Histogram((0,) * BUCKETS, 0, 0).quantile(0.5) is None
-
-
-def test_a_real_clock() -> None:
-    table, (_, worker, _) = make()
-    timer = table.timer(1, worker.counts)
-    since = time.monotonic()
-    worker.counts[INDEX["seed"]] += 1
-    timer.note(SEEDS, since - 0.001)
-    timer.publish()
-    passed = (time.monotonic() - since) * 1e6 + 1000
-    assert 1000 <= table.totals()["seed"].longest <= passed

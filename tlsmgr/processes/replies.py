@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tlsmgr.latency import CHANGES, SEEDS, Timer
 from tlsmgr.processes.connections import READY, Connection, Connections
 from tlsmgr.service import Context, Deferred, answer_seeds, commit_changes
 from tlsmgr.wire import Seed
@@ -25,34 +24,33 @@ _NOTHING: Sequence[Deferred] = ()
 class Replies:
     """The requests of an iteration that wait for its end, and the connections that go on then."""
 
-    def __init__(
-        self, context: Context, connections: Connections, timer: Timer, farm: FarmLink | None
-    ) -> None:
+    def __init__(self, context: Context, connections: Connections, farm: FarmLink | None) -> None:
         self._context = context
-        self._timer = timer
         self._connections = connections
         self._farm = farm
         self.seeds: list[tuple[Connection, Seed]] = []
         self.changes: list[tuple[Connection, Deferred]] = []
         self.unread: list[Connection] = []
         """WAITING connections that have sent more than was read so far."""
+        self.seeds_sent = self.changes_sent = 0.0
+        """When the last ones were sent, of time.monotonic()."""
 
-    def send(self, began: float) -> None:
-        """Make and send all of them; the iteration began at that time.monotonic()."""
+    def send(self) -> None:
+        """Make and send all of them."""
         if self.seeds:
             self._answer_seeds()
-            self._timer.note(SEEDS, began)
+            self.seeds_sent = time.monotonic()
         if self._farm is not None and self._farm.is_busy:
             for connection, reply in self._farm.run(time.monotonic(), self._connections):
                 self._reply([(connection, None)], [reply])
-        self._commit_changes(began)
+        self._commit_changes()
 
     def _answer_seeds(self) -> None:
         waiting, self.seeds = self.seeds, []
         replies = answer_seeds(self._context, [seed for _, seed in waiting])
         self._reply(waiting, replies)
 
-    def _commit_changes(self, began: float) -> None:
+    def _commit_changes(self) -> None:
         fills = _NOTHING if self._farm is None else self._farm.fills
         is_due = bool(self.changes or fills)
         is_blocked = self._context.files_blocked[0]
@@ -70,7 +68,7 @@ class Replies:
             self._farm.fills = []
             self._farm.write_behind(changes, now)
         self._reply(waiting, replies)
-        self._timer.note(CHANGES, began)
+        self.changes_sent = time.monotonic()
 
     def _reply(self, waiting: Sequence[tuple[Connection, object]], replies: list[bytes]) -> None:
         """Send replies to connections that wait; none is dropped before it got its reply."""

@@ -19,7 +19,6 @@ import time
 from typing import TYPE_CHECKING
 
 from tlsmgr import log
-from tlsmgr.latency import AT_ONCE
 from tlsmgr.processes import signals
 from tlsmgr.processes.connections import (
     AWAY,
@@ -90,7 +89,7 @@ class Worker:
         self._epoll = select.epoll()
         self._connections = Connections(self._epoll)
         self._listeners = Listeners(self._epoll, inherited.listeners)
-        self._replies = Replies(context, self._connections, self._timer, farm)
+        self._replies = Replies(context, self._connections, farm)
         self._next_check = 0.0  # time.monotonic()
         self._departure = Departure(
             inherited, slot, pipes, self._epoll, self._listeners, self._wake_parent, self._add
@@ -161,8 +160,9 @@ class Worker:
         if self._replies.unread:
             self._resume(now)
         self._serve(events, now)
-        self._timer.note(AT_ONCE, now)
-        self._replies.send(now)
+        answered = time.monotonic()
+        self._replies.send()
+        self._timer.keep(now, answered, self._replies.seeds_sent, self._replies.changes_sent)
         if now >= self._next_check:
             self._check(now)
 

@@ -9,7 +9,6 @@ import pytest
 from support.parent_parts import inherited_for
 
 from tlsmgr.farm.engine import Settings
-from tlsmgr.latency import SEEDS
 from tlsmgr.processes.control_status import USAGE_TIME, Facts, Moment, make_status
 from tlsmgr.processes.farm_plan import FarmPlan
 from tlsmgr.processes.inherited import Inherited
@@ -208,9 +207,8 @@ def test_a_farm_that_cannot_be_used(daemon: Inherited) -> None:
 def test_latency(daemon: Inherited) -> None:
     counts = daemon.stats.row(1)
     timer = daemon.latency.timer(1, counts)
-    timer._clock = lambda: 10.0
     counts[INDEX["seed"]] += 4
-    timer.note(SEEDS, 10.0 - 100.5e-6)
+    timer.keep(10.0, 10.0, 10.0 + 100.5e-6, 10.0)
     timer.publish()
     latency = status_of(daemon).latency["seed"]
     assert (latency.count, latency.max_us, latency.sum_us) == (4, 100, 400)
