@@ -299,7 +299,9 @@ class WriterLock:
 
     def acquire(self) -> None:
         """Take the lock, or raise StoreBusy."""
-        if not _try_lock(self._descriptor):
+        try:
+            flock(self._descriptor, _TAKE)
+        except BlockingIOError:
             self._wait()
         self._patience = WRITER_PATIENCE
 

@@ -155,7 +155,7 @@ def test_the_lock_is_free_when_no_transaction_can_begin(make_files: MakeFiles) -
     files = make_files()
 
     class NoMemory:
-        def begin(self, write: bool) -> None:
+        def begin(self, table: object, write: bool) -> None:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     def work() -> None:
