@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.checkout import CHECKOUT
+from support.daemon_process import wait_for
 
 from tlsmgr import __version__
 from tlsmgr.install import installation, instance
@@ -118,7 +119,9 @@ def test_a_process_that_ends_while_it_is_looked_at(
     system.parameters = {"queue_directory": str(tmp_path), "daemon_directory": "/nowhere"}
     before = time.time()
     child = subprocess.Popen(["tlsmgr", "5"], executable="/bin/sleep")
+    arguments = Path(f"/proc/{child.pid}/cmdline")
     try:
+        wait_for(arguments.read_bytes, "its command line")  # set after the descriptors are closed
         found = system.tlsmgr()
         assert found is not None
         assert (found.pid, found.ours) == (child.pid, False)
