@@ -114,7 +114,7 @@ class FakeChildren:
         """Send a heartbeat of these children, or of all that are not silent."""
         for child in children or self._table:
             if child.pid not in self.silent:
-                self._scoreboard.beat(child.slot, time.monotonic(), 0)
+                self._scoreboard.beat(child.slot, time.monotonic())
 
 
 @dataclass

@@ -52,8 +52,10 @@ class Connection:
 class Connections:
     """All connections of a worker, on its epoll object."""
 
-    def __init__(self, epoll: select.epoll) -> None:
+    def __init__(self, epoll: select.epoll, count: memoryview | None = None) -> None:
+        """``count`` is one number that other processes see: how many there are."""
         self._epoll = epoll
+        self._count = memoryview(bytearray(8)).cast("Q") if count is None else count
         self._by_fd: dict[int, Connection] = {}
         self.get = self._by_fd.get  # by descriptor; None for another descriptor
         self._unfinished: set[Connection] = set()
@@ -65,6 +67,7 @@ class Connections:
     def add(self, fd: int) -> None:
         """Take over an accepted connection, which does not block, and announce the protocol."""
         connection = self._by_fd[fd] = Connection(fd)
+        self._count[0] = len(self._by_fd)
         self._epoll.register(fd, select.EPOLLIN)
         self.send(connection, ANNOUNCEMENT)
 
@@ -120,6 +123,7 @@ class Connections:
         """Close the connection and forget half-done business."""
         if self.is_open(connection):  # else the descriptor may be another one's by now
             del self._by_fd[connection.fd]
+            self._count[0] = len(self._by_fd)
             os.close(connection.fd)  # which takes it off the epoll object
         self._forget(connection)
 

@@ -110,7 +110,7 @@ class Control:
         while not self._stopping:
             events = self._epoll.poll(0.0 if self._working() else BEAT_INTERVAL)
             now = time.monotonic()
-            self._scoreboard.beat(self._slot, now, len(self._clients))
+            self._scoreboard.beat(self._slot, now)
             for fd, event in events:
                 self._handle(fd, event, now, parent_alive_fd)
             for client in self._working():

@@ -64,7 +64,7 @@ def main(
         setup.name_process("tlsmgr-keeper")
         ends = plan.farm_ends()
         setup.close_all_but({parent_alive_fd, *log.descriptors(), *ends})
-        inherited.scoreboard.beat(slot, time.monotonic(), 0)
+        inherited.scoreboard.beat(slot, time.monotonic())
         if leave_root is not None:
             leave_root()
         Keeper(inherited, plan, slot, leave_root is not None).run(parent_alive_fd)
@@ -98,7 +98,7 @@ class Keeper:
             log.error("the farm process cannot start in the jail; reload to share sessions again")
         while True:
             now = time.monotonic()
-            self._scoreboard.beat(self._slot, now, 0)
+            self._scoreboard.beat(self._slot, now)
             self._look_after(now)
             for fd, _ in self._poll.poll(LOOK_INTERVAL * 1000):
                 if fd == parent_alive_fd:

@@ -169,10 +169,10 @@ def main(
             | (located.descriptors() if located is not None else set())
         )
         inherited.pool.attach(slot)
-        inherited.scoreboard.beat(slot, time.monotonic(), 0)
+        inherited.scoreboard.beat(slot, time.monotonic())
         if located is None:
             located = duties.locate()
-            inherited.scoreboard.beat(slot, time.monotonic(), 0)  # it may have taken long
+            inherited.scoreboard.beat(slot, time.monotonic())  # it may have taken long
             link.send(Message(LOCATED, located))
             duties.enter_jail()
         Janitor(inherited, slot, link, duties, located).run(parent_alive_fd)
@@ -218,7 +218,7 @@ class Janitor:
         poll.register(self._duties.damage_alarm, select.POLLIN)
         ready: set[int] = set()
         while parent_alive_fd not in ready:
-            self._scoreboard.beat(self._slot, time.monotonic(), 0)
+            self._scoreboard.beat(self._slot, time.monotonic())
             if ready:
                 os.eventfd_read(self._duties.damage_alarm)
                 self._jobs.run_soon(FILE_WATCH)

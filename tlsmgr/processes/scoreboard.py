@@ -1,6 +1,7 @@
 """scoreboard - how each process fares: a row for each slot, in shared memory.
 
-A process writes the time of its last iteration and its number of connections into its own row. The
+A process writes the time of its last iteration and its number of connections into its own row, that
+number at each change: a worker that is idle since must not seem to have the connections it had. The
 parent reads them, to find a process that is stalled; workers read them, to share connections out;
 the control process shows them. Beside the rows are what the whole daemon does, whether a file
 system blocks, and what the janitor did for the random number generator.
@@ -62,10 +63,13 @@ class Scoreboard:
         self.files_blocked = memory.carve(1)
         """One byte; 1 while a file system blocks a process: nobody may touch session files."""
 
-    def beat(self, slot: int, now: float, connections: int) -> None:
+    def beat(self, slot: int, now: float) -> None:
         """Note that the process of ``slot`` runs at ``now`` (time.monotonic())."""
         self._beats[slot] = now
-        self._connections[slot] = connections
+
+    def connection_count(self, slot: int) -> memoryview:
+        """Return the one number of open connections, which the worker of ``slot`` sets."""
+        return self._connections[slot : slot + 1]
 
     def note_process(self, slot: int, pid: int) -> None:
         """Note which process has this slot."""

@@ -87,7 +87,8 @@ class Worker:
         self._farm = farm
         self._timer = inherited.latency.timer(slot, context.counts)
         self._epoll = select.epoll()
-        self._connections = Connections(self._epoll)
+        count = inherited.scoreboard.connection_count(slot)
+        self._connections = Connections(self._epoll, count)
         self._listeners = Listeners(self._epoll, inherited.listeners)
         self._replies = Replies(context, self._connections, farm)
         self._next_check = 0.0  # time.monotonic()
@@ -109,7 +110,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the parent or a signal ends it."""
-        self._inherited.scoreboard.beat(self._slot, time.monotonic(), 0)
+        self._inherited.scoreboard.beat(self._slot, time.monotonic())
         self._wake_parent()
         while not (self._stopping or self._is_departed()):
             self._iterate(self._timeout())
@@ -152,7 +153,7 @@ class Worker:
         """Wait for events and serve them; at the end send the replies that are made together."""
         events = self._epoll.poll(timeout)
         now = time.monotonic()
-        self._inherited.scoreboard.beat(self._slot, now, len(self._connections))
+        self._inherited.scoreboard.beat(self._slot, now)
         if self._listeners.paused_until:
             self._listeners.resume(now)
         if self._departure.is_active:

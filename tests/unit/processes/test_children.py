@@ -191,13 +191,13 @@ def judge_until(children: Children, start: float, end: float) -> None:
 
 def test_a_child_is_stalled_without_a_heartbeat(rows: Children, scoreboard: Scoreboard) -> None:
     child = add(rows, 1, 1000.0)
-    scoreboard.beat(1, 1000.0, 0)
+    scoreboard.beat(1, 1000.0)
     judge_until(rows, 1000.0, 1000.0 + STALL_TIME)
     assert not child.stalled
     rows.mark_stalled(1002.0)
     assert child.stalled
     assert rows.silence(child, 1002.0) == 2.0
-    scoreboard.beat(1, 1002.1, 0)
+    scoreboard.beat(1, 1002.1)
     rows.mark_stalled(1002.5)
     assert not child.stalled
 
@@ -217,7 +217,7 @@ def test_after_a_suspension_nobody_is_stalled_at_once(
 ) -> None:
     """All were suspended for an hour, and the parent runs first: it must kill nobody."""
     child = add(rows, 1, 1000.0)
-    scoreboard.beat(1, 1000.0, 0)
+    scoreboard.beat(1, 1000.0)
     rows.mark_stalled(1000.0)
     for now in (4600.0, 4600.001, 4600.5, 4601.4):
         rows.mark_stalled(now)
@@ -230,11 +230,11 @@ def test_after_a_suspension_nobody_is_stalled_at_once(
 def test_a_suspension_of_the_parent_hides_no_stall(rows: Children, scoreboard: Scoreboard) -> None:
     """Else the worker that stands in for it would be retired as one too many."""
     stalled, sound = add(rows, 1, 1000.0), add(rows, 2, 1000.0)
-    scoreboard.beat(1, 1000.0, 0)
-    scoreboard.beat(2, 1001.9, 0)
+    scoreboard.beat(1, 1000.0)
+    scoreboard.beat(2, 1001.9)
     judge_until(rows, 1000.5, 1002.0)
     assert (stalled.stalled, sound.stalled) == (True, False)
-    scoreboard.beat(2, 1009.9, 0)
+    scoreboard.beat(2, 1009.9)
     rows.mark_stalled(1010.0)
     assert (stalled.stalled, sound.stalled) == (True, False)
 
@@ -244,27 +244,29 @@ def test_a_suspension_of_the_parent_hides_no_stall(rows: Children, scoreboard: S
 
 def test_crowded_is_relative_to_others_that_accept(scoreboard: Scoreboard) -> None:
     many = 100
-    scoreboard.beat(1, 1000.0, many)
+    scoreboard.connection_count(1)[0] = many
+    scoreboard.beat(1, 1000.0)
     assert not scoreboard.is_crowded(1, 1000.0), "alone"
-    scoreboard.beat(2, 1000.0, 0)
+    scoreboard.beat(2, 1000.0)
     assert scoreboard.is_crowded(1, 1000.0)
     assert not scoreboard.is_crowded(2, 1000.0)
-    scoreboard.beat(1, 1010.0, many)
+    scoreboard.beat(1, 1010.0)
     assert not scoreboard.is_crowded(1, 1010.0), "the other one is stalled"
-    scoreboard.beat(2, 1010.0 - STALL_TIME, 0)
+    scoreboard.beat(2, 1010.0 - STALL_TIME)
     assert scoreboard.is_crowded(1, 1010.0)
     scoreboard.retire(2)
     assert not scoreboard.is_crowded(1, 1010.0), "the other one drains"
     scoreboard.clear(2)
-    scoreboard.beat(2, 1010.0, 0)
+    scoreboard.beat(2, 1010.0)
     assert scoreboard.is_crowded(1, 1010.0), "its successor in that slot accepts"
     scoreboard.clear(2)
     assert not scoreboard.is_crowded(1, 1010.0)
 
 
 def test_the_janitor_counts_for_nothing(scoreboard: Scoreboard) -> None:
-    scoreboard.beat(1, 1000.0, 100)
-    scoreboard.beat(5, 1000.0, 0)
+    scoreboard.connection_count(1)[0] = 100
+    scoreboard.beat(1, 1000.0)
+    scoreboard.beat(5, 1000.0)
     assert not scoreboard.is_crowded(1, 1000.0)
 
 
@@ -282,7 +284,7 @@ def test_the_janitor_counts_for_nothing(scoreboard: Scoreboard) -> None:
 def test_how_far_workers_may_be_apart(
     scoreboard: Scoreboard, least: int, mine: int, crowded: bool
 ) -> None:
-    scoreboard.beat(1, 1000.0, mine)
-    scoreboard.beat(2, 1000.0, least)
-    scoreboard.beat(3, 1000.0, 1000)
+    for slot, count in ((1, mine), (2, least), (3, 1000)):
+        scoreboard.connection_count(slot)[0] = count
+        scoreboard.beat(slot, 1000.0)
     assert scoreboard.is_crowded(1, 1000.0) == crowded

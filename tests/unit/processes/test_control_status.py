@@ -48,7 +48,8 @@ def daemon() -> Inherited:
     inherited = inherited_for(2)
     for slot in (1, 2):
         inherited.scoreboard.note_process(slot, 100 + slot)
-        inherited.scoreboard.beat(slot, NOW.monotonic - 1, slot)
+        inherited.scoreboard.beat(slot, NOW.monotonic - 1)
+        inherited.scoreboard.connection_count(slot)[0] = slot
     note_usage(inherited, NOW.monotonic - 1)
     return inherited
 
@@ -131,12 +132,12 @@ def test_what_the_generator_lacks(daemon: Inherited, fault: GeneratorFacts, reas
 
 def test_a_janitor_that_something_else_than_a_session_file_blocks(daemon: Inherited) -> None:
     janitor = Slots(FACTS.workers).janitor
-    daemon.scoreboard.beat(janitor, NOW.monotonic - STALL_TIME, 0)
+    daemon.scoreboard.beat(janitor, NOW.monotonic - STALL_TIME)
     assert status_of(daemon).reasons == ()
     with daemon.scoreboard.away_from_files(janitor):
         (reason,) = status_of(daemon).reasons
         assert reason == "the entropy source or the PRNG exchange file does not respond"
-        daemon.scoreboard.beat(janitor, NOW.monotonic, 0)
+        daemon.scoreboard.beat(janitor, NOW.monotonic)
         assert status_of(daemon).reasons == ()
 
 
@@ -220,7 +221,7 @@ def test_latency(daemon: Inherited) -> None:
 
 
 def test_a_worker_that_does_not_respond(daemon: Inherited) -> None:
-    daemon.scoreboard.beat(2, NOW.monotonic - STALL_TIME, 0)
+    daemon.scoreboard.beat(2, NOW.monotonic - STALL_TIME)
     status = status_of(daemon)
     assert (status.state, status.reasons) == (DEGRADED, ("1 of 2 workers serve",))
     assert len(status.workers) == 2
@@ -230,7 +231,7 @@ def test_a_retired_worker_is_shown_and_not_counted(daemon: Inherited) -> None:
     daemon.scoreboard.retire(2)
     assert status_of(daemon).reasons == ("1 of 2 workers serve",)
     daemon.scoreboard.note_process(3, 103)
-    daemon.scoreboard.beat(3, NOW.monotonic, 0)
+    daemon.scoreboard.beat(3, NOW.monotonic)
     status = status_of(daemon)
     assert status.state == SERVING
     assert [worker.pid for worker in status.workers] == [101, 102, 103]
@@ -256,7 +257,7 @@ def test_a_cache_that_cannot_be_used(daemon: Inherited) -> None:
     reason = "the smtp session cache cannot be used; the log says why"
     assert status_of(daemon).reasons == (reason,)
     for slot in (1, 2):
-        daemon.scoreboard.beat(slot, FACTS.started + USAGE_TIME, 0)
+        daemon.scoreboard.beat(slot, FACTS.started + USAGE_TIME)
     assert status_of(daemon, Moment(FACTS.started + USAGE_TIME, NOW.of_day)).reasons == ()
 
 

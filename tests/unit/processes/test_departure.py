@@ -61,7 +61,7 @@ class Bench:
             self.connections.add,
         )
         self.departure.watch_parent()
-        self.inherited.scoreboard.beat(SLOT, 1.0, 0)
+        self.inherited.scoreboard.beat(SLOT, 1.0)
         self.clients: list[socket.socket] = []
 
     def _wake_parent(self) -> None:

@@ -59,7 +59,7 @@ class Bench:
         )
 
     def spawn(self, name: str, slot: int) -> Child:
-        self.scoreboard.beat(slot, 1.0, 0)
+        self.scoreboard.beat(slot, 1.0)
         return self.children.spawn(name, slot, True, lambda: 0)
 
     def _attend(self) -> None:

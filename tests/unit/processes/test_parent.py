@@ -147,7 +147,8 @@ def test_fork_that_fails(two: Scene, capfd: pytest.CaptureFixture[str]) -> None:
 def test_what_a_dead_worker_leaves_is_collected(two: Scene) -> None:
     first, _second = two.workers
     two.inherited.stats.row(first.slot)[INDEX["seed"]] += 7
-    two.inherited.scoreboard.beat(first.slot, time.monotonic(), 5)
+    two.inherited.scoreboard.beat(first.slot, time.monotonic())
+    two.inherited.scoreboard.connection_count(first.slot)[0] = 5
     two.children.end(first, -signal.SIGKILL)
     two.parent._iterate()
     assert two.inherited.stats.counts(0)["seed"] == 7

@@ -44,6 +44,11 @@ class Bench:
         client.connect(self._listener.getsockname())
         self._clients.append(client)
 
+    def hang_up(self) -> None:
+        """Have all clients close their connections."""
+        while self._clients:
+            self._clients.pop().close()
+
     def accepted(self) -> int:
         """How many clients it has after the next iteration."""
         self.worker._iterate(0.0)
@@ -52,8 +57,8 @@ class Bench:
     def close(self) -> None:
         self.worker._connections.close_all()
         self.worker._epoll.close()
-        for each in (*self._clients, self._listener):
-            each.close()
+        self.hang_up()
+        self._listener.close()
         for end in self._ends:
             os.close(end)
 
@@ -77,8 +82,7 @@ def test_far_ahead_of_another_it_steps_back_once(bench: Bench) -> None:
     for _ in range(many):
         bench.knock()
         bench.accepted()
-    bench.scoreboard.beat(OTHERS, time.monotonic() + 60, 0)
-    bench.accepted()  # it says how many it has
+    bench.scoreboard.beat(OTHERS, time.monotonic() + 60)
     bench.knock()
     assert bench.accepted() == many
     time.sleep(STEP_BACK)
@@ -86,7 +90,19 @@ def test_far_ahead_of_another_it_steps_back_once(bench: Bench) -> None:
 
 
 def test_not_far_ahead_it_does_not_step_back(bench: Bench) -> None:
-    bench.scoreboard.beat(OTHERS, time.monotonic() + 60, 1)
+    bench.scoreboard.connection_count(OTHERS)[0] = 1
+    bench.scoreboard.beat(OTHERS, time.monotonic() + 60)
     for number in range(1, SPREAD_SLACK + 1):
         bench.knock()
         assert bench.accepted() == number
+
+
+def test_others_see_at_once_how_many_it_has(bench: Bench) -> None:
+    """Even if nothing more happens: else they take an idle worker for one with clients."""
+    for number in range(1, 4):
+        bench.knock()
+        bench.accepted()
+        assert bench.scoreboard.connections(OURS) == number
+    bench.hang_up()
+    assert bench.accepted() == 0
+    assert bench.scoreboard.connections(OURS) == 0
