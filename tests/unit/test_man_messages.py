@@ -98,7 +98,6 @@ NEVER_LOGGED = frozenset(
         "bad size:",  # load and tlsmgr_cf have texts of their own for it
         "bad time:",  # and for a short time
         "log line was",  # the singular of an entry
-        "too many changes for one transaction",  # the cache makes two of it
     }
 )
 

@@ -152,7 +152,8 @@ class SessionCache:
         return entry.session
 
     def apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
-        """Carry out the changes in order, as one transaction that is visible to all on return.
+        """Carry out the changes in order; they are visible to all on return. One transaction will
+        nearly always do.
 
         Return for each whether it was done: an update always is, a delete when there was an entry,
         a Take when it found a session.
@@ -166,14 +167,19 @@ class SessionCache:
         self._counts[_DELETES] += len(changes) - updates
 
     def _apply_all(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
+        done = self._apply(changes, now)
+        while len(done) < len(changes):
+            done += self._apply(changes[len(done) :], now)
+        return done
+
+    def _apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
+        """Carry out the first of the changes, or all; return whether each of those was done."""
         for _ in range(TRIES):
             try:
-                return self._apply(changes, now)
+                return self._commit(changes, now)
             except StoreFull as error:
                 if len(changes) > 1:
-                    half = len(changes) // 2
-                    first = self._apply_all(changes[:half], now)
-                    return first + self._apply_all(changes[half:], now)
+                    return self._apply(changes[: len(changes) // 2], now)
                 if not self._make_room():
                     self._complain(error)
                     break
@@ -255,15 +261,18 @@ class SessionCache:
         )
         return [change.session is not None and not is_behind for change in changes]
 
-    def _apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
+    def _commit(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
+        """Carry out the first of the changes, as many as may be in one transaction."""
         if self._store is None:
             return self._not_stored(changes)
+        done: list[bool] = []
         with self._store.writing() as batch:
             for cache_id in self.expired:
                 self._delete_if_expired(batch, cache_id, now)
-            done = [self._change(batch, change, now) for change in changes]
-            if len(changes) > 1 and batch.is_large():
-                raise StoreFull("too many changes for one transaction")
+            for change in changes:
+                done.append(self._change(batch, change, now))
+                if batch.is_large():
+                    break
             is_over = self._evict(batch)
         self.expired = []
         if is_over:

@@ -33,6 +33,17 @@ def test_a_batch_over_the_limit(make_files: MakeFiles) -> None:
     assert [n for n in range(50) if lookup(cache, b"%d" % n)] == [47, 48, 49]
 
 
+def test_many_changes_are_carried_out_once(make_files: MakeFiles) -> None:
+    """In several transactions, none of which is given up because it has become too large."""
+    files = make_files(size_limit=MIB)
+    cache = files.cache()
+    before = cache._nonces.next()
+    update(cache, *((b"%d" % number, b"session") for number in range(1000)))
+    used = int.from_bytes(cache._nonces.next(), "big") - int.from_bytes(before, "big") - 1
+    assert used == 1000
+    assert all(lookup(cache, b"%d" % number) == b"session" for number in range(1000))
+
+
 @pytest.mark.parametrize("size", [10, 1200, 9000, 200_000])
 def test_the_size_limit_lets_the_oldest_go(make_files: MakeFiles, size: int) -> None:
     files = make_files(size_limit=MIB)
