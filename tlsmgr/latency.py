@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from operator import mul, sub
 
 from tlsmgr.shm import SharedMemory
@@ -39,6 +39,7 @@ SAMPLES = 64  # iterations whose times a timer keeps before it adds them up
 BUCKETS = 26  # bucket k: less than 2**k microseconds, the last one: 16 s and more
 _SUM, _MAX, _WIDTH = BUCKETS, BUCKETS + 1, BUCKETS + 2
 _MICRO = 1e6
+_MOST_BITS = 64  # of a time in microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Timer:
     not in the processor's caches.
     """
 
-    __slots__ = ("_added", "_area", "_noted", "_samples", "_sums", "_view")
+    __slots__ = ("_added", "_area", "_kinds", "_noted", "_samples", "_view")
 
     def __init__(self, area: memoryview, counts: memoryview) -> None:
         self._area = area
@@ -122,8 +123,8 @@ class Timer:
         self._view = counts[first : first + len(KINDS)]
         self._added = self._noted = self._view.tobytes()
         self._samples: list[tuple[bytes, float, float, float, float]] = []
-        rows = (area[i * _WIDTH : (i + 1) * _WIDTH] for i in range(len(KINDS)))
-        self._sums = [row.tolist() for row in rows]  # a list takes a third of the time
+        starts = range(0, len(area), _WIDTH)
+        self._kinds = [_Sums(area[start : start + _WIDTH].tolist()) for start in starts]
 
     def keep(self, began: float, at_once: float, seeds: float, changes: float) -> None:
         """Keep the times of an iteration, for the requests that were counted in it.
@@ -142,26 +143,40 @@ class Timer:
         """Bring the histograms in shared memory up to date; a worker does so once a second."""
         if self._samples:
             self._add()
-        for i, sums in enumerate(self._sums):
-            self._area[i * _WIDTH : (i + 1) * _WIDTH] = array("Q", sums)
+        self._area[:] = array("Q", chain.from_iterable(sums.row() for sums in self._kinds))
 
     def _add(self) -> None:
         packed, began, *ends = zip(*self._samples)
         totals = array("Q", self._added + b"".join(packed))  # of all kinds, before and after each
-        for i, (sums, step) in enumerate(zip(self._sums, STEP_OF.values())):
+        for i, (sums, step) in enumerate(zip(self._kinds, STEP_OF.values())):
             total = totals[i :: len(KINDS)]
             if total[0] != total[-1]:
                 counts = list(map(sub, total[1:], total))
-                times = [int((end - start) * _MICRO) for start, end in zip(began, ends[step])]
-                _add_to(sums, counts, times)
+                sums.add(counts, [int((t - t0) * _MICRO) for t, t0 in zip(ends[step], began)])
         self._added = self._noted
         self._samples.clear()
 
 
-def _add_to(sums: list[int], counts: list[int], times: list[int]) -> None:
-    """Add so many requests of each iteration, which took so many microseconds each."""
-    for count, passed in zip(counts, times):
-        if count:
-            sums[min(passed.bit_length(), BUCKETS - 1)] += count
-    sums[_SUM] += sum(map(mul, counts, times))
-    sums[_MAX] = max(sums[_MAX], *compress(times, counts))
+class _Sums:
+    """A histogram that is added to."""
+
+    __slots__ = ("_counts", "_longest", "_total")
+
+    def __init__(self, row: list[int]) -> None:
+        # By the bits of a time, of any time: that of a step which answered nothing may be wrong.
+        self._counts = [*row[:BUCKETS], *bytes(_MOST_BITS - BUCKETS)]
+        self._total, self._longest = row[_SUM], row[_MAX]
+
+    def add(self, counts: list[int], times: list[int]) -> None:
+        """Add so many requests of each iteration, which took so many microseconds each."""
+        sums = self._counts
+        for count, bits in zip(counts, map(int.bit_length, times)):
+            sums[bits] += count
+        self._total += sum(map(mul, counts, times))
+        self._longest = max(self._longest, *compress(times, counts))
+
+    def row(self) -> list[int]:
+        """Return the histogram as it is in shared memory."""
+        last = BUCKETS - 1
+        counts = self._counts
+        return [*counts[:last], sum(counts[last:]), self._total, self._longest]
