@@ -99,7 +99,7 @@ def test_no_call_in_vain(tmp_path: Path) -> None:
 
 
 def test_a_burst_of_one(door: Door) -> None:
-    """The epoll object tells of the other connections again, without a new registration."""
+    """The epoll object tells of the other connections again."""
     peers = door.knock(3)
     fd = door.listener.fileno()
     for left in (2, 1, 0):
