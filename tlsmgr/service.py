@@ -16,7 +16,7 @@ ours. Time is passed in, in whole seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from tlsmgr import log
@@ -69,7 +69,8 @@ class Context:
     """All that handlers work on. ``counts`` is the worker's own row of the counter table.
 
     ``files_blocked`` is a byte of shared memory, 1 while a file system blocks processes. ``farm``
-    is None on a host that shares no sessions.
+    is None on a host that shares no sessions. ``looked_up`` are the caches into which lookups have
+    looked since ``end_lookups``.
     """
 
     cache_types: Mapping[bytes, CacheType]
@@ -79,6 +80,7 @@ class Context:
     counts: memoryview
     files_blocked: memoryview
     farm: Farm | None = None
+    looked_up: set[SessionCache] = field(default_factory=set)
 
 
 class Deferred(NamedTuple):
@@ -135,6 +137,18 @@ def answer_seeds(context: Context, seeds: Sequence[Seed]) -> list[bytes]:
     return replies
 
 
+def end_lookups(context: Context) -> bool:
+    """End an iteration: the next lookups see what others stored meanwhile.
+
+    Return whether some found expired sessions, for which ``commit_changes`` is due.
+    """
+    if not context.files_blocked[0]:
+        for cache in context.looked_up:
+            cache.end_reading()
+        context.looked_up.clear()
+    return any(cache.expired for cache in context.caches)
+
+
 def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
     """Carry out the changes, one transaction for each cache; return the replies in order."""
     if context.files_blocked[0]:
@@ -182,7 +196,10 @@ def _lookup(context: Context, request: Lookup, now: int) -> Reply:
     cache = _cache(context, cache_type)
     if cache is None:
         return _no_cache(context, request)
-    found = None if context.files_blocked[0] else cache.lookup(cache_id, now)
+    found = None
+    if not context.files_blocked[0]:
+        context.looked_up.add(cache)
+        found = cache.lookup(cache_id, now)
     if type(found) is bytes:
         return write_session(found)
     if isinstance(found, Take):

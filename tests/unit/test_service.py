@@ -20,6 +20,7 @@ from tlsmgr.service import (
     Refusal,
     answer_seeds,
     commit_changes,
+    end_lookups,
     handle,
     refuse,
 )
@@ -81,8 +82,7 @@ class Bench:
             kind = {Seed: seeds, Deferred: deferred, bytes: replies}[type(reply)]
             kind[at] = reply  # type: ignore[index]
         replies.update(zip(seeds, answer_seeds(self.context, list(seeds.values()))))
-        for cache in self.context.caches:
-            cache.end_reading()
+        end_lookups(self.context)
         replies.update(zip(deferred, commit_changes(self.context, list(deferred.values()), now)))
         return [replies[at] for at in range(len(requests))]
 
@@ -298,6 +298,21 @@ def test_no_file_is_touched_while_a_file_system_blocks(bench: Bench) -> None:
     assert bench.answer(Policy(b"smtp")) == [OK + b"cachable\x001\0timeout\x003600\0\0"]
     bench.context.files_blocked[0] = 0
     assert bench.answer(Lookup(b"smtp", b"id")) == [OK + b"session\0b2xk\0\0"]
+
+
+def test_a_read_that_is_open_when_files_block_ends_after_that(bench: Bench) -> None:
+    """To end it writes to the lock table; and only a cache that was looked into has one."""
+    bench.answer(Update(b"smtp", b"id", b"old"))
+    handle(bench.context, Lookup(b"smtp", b"id"), NOW)
+    (cache,) = bench.context.looked_up
+    bench.context.files_blocked[0] = 1
+    assert not end_lookups(bench.context)
+    assert bench.context.looked_up == {cache}
+    bench.context.files_blocked[0] = 0
+    assert not end_lookups(bench.context)
+    assert not bench.context.looked_up
+    handle(bench.context, Lookup(b"smtp", b"id"), NOW + T + 1)
+    assert end_lookups(bench.context), "it has expired"
 
 
 def test_no_tickets_without_sessions(tmp_path: Path) -> None:

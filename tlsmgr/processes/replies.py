@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tlsmgr.processes.connections import READY, Connection, Connections
-from tlsmgr.service import Context, Deferred, answer_seeds, commit_changes
+from tlsmgr.service import Context, Deferred, answer_seeds, commit_changes, end_lookups
 from tlsmgr.wire import Seed
 
 if TYPE_CHECKING:  # a host without a farm does not load it
@@ -52,14 +52,8 @@ class Replies:
 
     def _commit_changes(self) -> None:
         fills = _NOTHING if self._farm is None else self._farm.fills
-        is_due = bool(self.changes or fills)
-        is_blocked = self._context.files_blocked[0]
-        for cache in self._context.caches:
-            if not is_blocked:
-                cache.end_reading()
-            if cache.expired:
-                is_due = True
-        if not is_due:
+        has_expired = bool(self._context.looked_up) and end_lookups(self._context)
+        if not (self.changes or fills or has_expired):
             return
         waiting, self.changes = self.changes, []
         changes, now = [item for _, item in waiting], int(time.time())
