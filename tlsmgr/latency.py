@@ -129,8 +129,8 @@ class Timer:
     def keep(self, began: float, at_once: float, seeds: float, changes: float) -> None:
         """Keep the times of an iteration, for the requests that were counted in it.
 
-        When it began and when each step ended, in seconds of time.monotonic(); of a step that had
-        nothing to answer, any time will do.
+        When it began and when each step ended, in seconds of time.monotonic(). A step that had
+        nothing to answer has ended before: what was counted for it was refused, at once.
         """
         counts = self._view.tobytes()
         if counts != self._noted:
@@ -152,7 +152,8 @@ class Timer:
             total = totals[i :: len(KINDS)]
             if total[0] != total[-1]:
                 counts = list(map(sub, total[1:], total))
-                sums.add(counts, [int((t - t0) * _MICRO) for t, t0 in zip(ends[step], began)])
+                end = map(max, ends[step], ends[AT_ONCE])
+                sums.add(counts, [int((t - t0) * _MICRO) for t, t0 in zip(end, began)])
         self._added = self._noted
         self._samples.clear()
 
@@ -163,8 +164,7 @@ class _Sums:
     __slots__ = ("_counts", "_longest", "_total")
 
     def __init__(self, row: list[int]) -> None:
-        # By the bits of a time, of any time: that of a step which answered nothing may be wrong.
-        self._counts = [*row[:BUCKETS], *bytes(_MOST_BITS - BUCKETS)]
+        self._counts = [*row[:BUCKETS], *bytes(_MOST_BITS - BUCKETS)]  # by the bits of a time
         self._total, self._longest = row[_SUM], row[_MAX]
 
     def add(self, counts: list[int], times: list[int]) -> None:

@@ -97,7 +97,7 @@ def test_all_requests_of_a_step_count_with_its_time() -> None:
 def test_each_step_of_an_iteration_has_a_time_of_its_own() -> None:
     table, (_, worker, _) = make()
     worker.iterate(1.5, 10.5, 100.5, lookup=1, seed=5, update=2)
-    worker.iterate(1.5, 1e9, -1e9, lookup=1)  # the other steps had nothing to answer
+    worker.iterate(1.5, -1e9, -1e9, lookup=1)  # the other steps had nothing to answer
     worker.timer.publish()
     totals = table.totals()
     assert {kind: filled(totals[kind]) for kind in ("lookup", "seed", "update")} == {
@@ -107,6 +107,16 @@ def test_each_step_of_an_iteration_has_a_time_of_its_own() -> None:
     }
     assert (totals["seed"].longest, totals["update"].longest) == (10, 100)
     assert (totals["seed"].total, totals["update"].total) == (50, 200)
+
+
+def test_what_is_refused_is_answered_at_once() -> None:
+    """It is counted as what it asks for, but the step for that has not run since long."""
+    table, (_, worker, _) = make()
+    worker.iterate(10.5, -3e9, -1e9, seed=1, update=2)
+    worker.timer.publish()
+    totals = table.totals()
+    assert (filled(totals["seed"]), totals["seed"].total) == ({4: 1}, 10)
+    assert (filled(totals["update"]), totals["update"].total) == ({4: 2}, 20)
 
 
 def test_times_are_published_together() -> None:
