@@ -3,8 +3,8 @@
 Run by workers. A handler gets the context (caches, ticket keys, pool) and a well-formed request and
 returns the reply. Requests that cost less together wait for the end of the iteration:
 ``answer_seeds`` answers all seeds with one extract, ``commit_changes`` carries out all updates and
-deletes, in one transaction for each cache, and lookups that forget what they find. No output is
-generated before it is requested.
+deletes of a cache together, and lookups that forget what they find. No output is generated before
+it is requested.
 
 Rules: Postfix tlsmgr.c (tlsmgr_service). An unknown type or a seed size out of range is the
 client's fault: a Refusal with status -2 and stock's warning. A missing object is status -1. A pool
@@ -150,7 +150,7 @@ def end_lookups(context: Context) -> bool:
 
 
 def commit_changes(context: Context, deferred: Sequence[Deferred], now: int) -> list[bytes]:
-    """Carry out the changes, one transaction for each cache; return the replies in order."""
+    """Carry out the changes, those of a cache together; return the replies in order."""
     if context.files_blocked[0]:
         for cache in context.caches:
             cache.expired.clear()

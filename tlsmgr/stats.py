@@ -35,7 +35,7 @@ COUNTERS = (
     Counter("unknown_keys", "ticket keys asked for by a name that is not known"),
     Counter("wakeups", "wake-ups by master"),
     Counter("malformed", "requests refused as malformed"),
-    Counter("batches", "transactions for updates and deletes"),
+    Counter("batches", "batches of updates and deletes"),
     Counter("dropped", "updates dropped because a cache could not be written in time"),
     Counter("farm_lookups", "lookups that asked the other hosts of the farm"),
     Counter("farm_found", "sessions of other hosts that were found, in time or late"),

@@ -1,8 +1,8 @@
 """replies - the replies that a worker makes together, at the end of an iteration.
 
 All seeds with one extract; then the lookups that other hosts have answered; then all updates and
-deletes, in one transaction for each cache, because the writers' lock of a cache may have to be
-waited for. Their connections are WAITING until then. Runs in a worker; see ``service``.
+deletes, those of a cache together, because the writers' lock of a cache may have to be waited for.
+Their connections are WAITING until then. Runs in a worker; see ``service``.
 """
 
 from __future__ import annotations

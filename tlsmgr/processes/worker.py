@@ -2,8 +2,8 @@
 
 A worker is an event loop over its connections. One iteration reads one segment of each client that
 sent something and answers lookups and the like at once. At its end it answers all seeds together,
-with one extract, and then commits all updates and deletes, in one transaction for each cache,
-before their clients get a reply. No request waits for a sync to disk or for another client's bytes.
+with one extract, and then commits all updates and deletes of a cache together, before their clients
+get a reply. No request waits for a sync to disk or for another client's bytes.
 
 It ends after the current iteration on SIGTERM, and when the parent stops. On DRAIN_SIGNAL, and when
 the parent was killed, it ends as ``departure`` says. It holds no lock between iterations.

@@ -1,10 +1,11 @@
 """cache - a TLS session cache: lookup, update and delete by cache id, with expiry and limits.
 
 Workers look up without a lock and hand in their updates and deletes together, once an iteration of
-their loop, as one transaction of the store. An entry is expired when ``saved + timeout < now``, as
-in Postfix's tls_scache.c, and also when it seems to be saved more than a day from now (the clock
-was set back). An expired entry answers "not found" and is deleted. Over a limit (bytes of pages in
-use, or entries) the oldest entries are evicted, and an update never fails for it.
+their loop, as one transaction of the store, or a few when they are many. An entry is expired when
+``saved + timeout < now``, as in Postfix's tls_scache.c, and also when it seems to be saved more
+than a day from now (the clock was set back). An expired entry answers "not found" and is deleted.
+Over a limit (bytes of pages in use, or entries) the oldest entries are evicted, and an update never
+fails for it.
 
 An update answers "done", because a cache may forget. It is dropped when the file is missing, full
 or damaged, and when another process does not finish writing within half a second, which is counted.
@@ -20,11 +21,10 @@ Log lines at TLS log level 2 are stock's. Of an entry only id and size are ever 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from tlsmgr import log
 from tlsmgr.sessions.file import (
@@ -46,6 +46,7 @@ WARNING_INTERVAL = 600.0  # seconds between two warnings about the same problem
 EVICTED_WHEN_FULL = 4  # records, each time that there is no room for an update
 TRIES = 20  # to make room for an update; a large session needs pages in a row
 
+Digests: TypeAlias = "tuple[bytes, ...]"
 HITS, MISSES, _UPDATES = CACHE_INDEX["hits"], CACHE_INDEX["misses"], CACHE_INDEX["updates"]
 _DELETES, _EXPIRED, _EVICTED = (CACHE_INDEX[name] for name in ("deletes", "expired", "evicted"))
 
@@ -152,8 +153,7 @@ class SessionCache:
         return entry.session
 
     def apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
-        """Carry out the changes in order; they are visible to all on return. One transaction will
-        nearly always do.
+        """Carry out the changes in order; they are visible to all on return.
 
         Return for each whether it was done: an update always is, a delete when there was an entry,
         a Take when it found a session.
@@ -168,8 +168,10 @@ class SessionCache:
 
     def _apply_all(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
         done = self._apply(changes, now)
-        while len(done) < len(changes):
-            done += self._apply(changes[len(done) :], now)
+        count = len(done)
+        while len(done) < len(changes):  # as many as went well before, or more
+            count = len(some := self._apply(changes[len(done) :][: 2 * count], now))
+            done += some
         return done
 
     def _apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
@@ -264,13 +266,15 @@ class SessionCache:
     def _commit(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
         """Carry out the first of the changes, as many as may be in one transaction."""
         if self._store is None:
+            self.expired = []
             return self._not_stored(changes)
         done: list[bool] = []
+        digests = [self._digests(change.cache_id) for change in changes]  # before the lock is taken
         with self._store.writing() as batch:
             for cache_id in self.expired:
                 self._delete_if_expired(batch, cache_id, now)
-            for change in changes:
-                done.append(self._change(batch, change, now))
+            for change, its_digests in zip(changes, digests):
+                done.append(self._change(batch, change, its_digests, now))
                 if batch.is_large():
                     break
             is_over = self._evict(batch)
@@ -279,8 +283,8 @@ class SessionCache:
             self._evict_more(self._store)
         return done
 
-    def _change(self, batch: Batch, change: Change | Take, now: int) -> bool:
-        digest = self._seal.digest(change.cache_id)
+    def _change(self, batch: Batch, change: Change | Take, digests: Digests, now: int) -> bool:
+        (digest,) = digests
         if isinstance(change, Take) or change.session is None:
             log_delete(self.rules, change.cache_id)
             return remove(batch, digest)
@@ -299,7 +303,7 @@ class SessionCache:
             serial = batch.next_serial()
             batch.put((digest, serial, self._seal.encrypt(digest, serial, entry)))
 
-    def _digests(self, cache_id: bytes) -> tuple[bytes, ...]:
+    def _digests(self, cache_id: bytes) -> Digests:
         """Return the digests under which there may be sessions of this id."""
         return (self._seal.digest(cache_id),)
 
@@ -327,12 +331,17 @@ class SessionCache:
         return False
 
     def _evict_more(self, store: Store) -> None:
-        """Evict in further batches."""
+        """Evict in further batches. If that fails, what was stored counts: unless it is lost."""
         is_over = True
-        with contextlib.suppress(StoreFull, StoreBusy):  # then the next update goes on
+        try:
             while is_over:
                 with store.writing() as batch:
                     is_over = self._evict(batch)
+        except StoreLost:
+            raise
+        except StoreError as error:
+            if not isinstance(error, (StoreFull, StoreBusy)):  # then the next update goes on
+                self._complain(error)
 
     def _make_room(self) -> bool:
         """Evict some of the oldest in a batch of its own, so that their pages can be used again."""

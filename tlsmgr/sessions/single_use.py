@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tlsmgr.sessions.cache import HITS, MISSES, Change, SessionCache, Take, remove
+from tlsmgr.sessions.cache import HITS, MISSES, Change, Digests, SessionCache, Take, remove
 from tlsmgr.sessions.der import TLS_1_3, protocol_version
 from tlsmgr.sessions.file import StoreFile
 from tlsmgr.sessions.rules import CacheRules, log_delete
@@ -99,10 +99,9 @@ class SingleUseCache(SessionCache):
 
     # In a transaction.
 
-    def _change(self, batch: Batch, change: Change | Take, now: int) -> bool:
+    def _change(self, batch: Batch, change: Change | Take, digests: Digests, now: int) -> bool:
         if isinstance(change, Take):
-            return self._take(batch, change, now)
-        digests = self._digests(change.cache_id)
+            return self._take(batch, change, digests, now)
         if change.session is None:
             log_delete(self.rules, change.cache_id)
             return sum(remove(batch, digest) for digest in digests) > 0
@@ -112,9 +111,9 @@ class SingleUseCache(SessionCache):
         self._put(batch, self._free_slot(batch, digests, entry), entry)
         return True
 
-    def _take(self, batch: Batch, take: Take, now: int) -> bool:
+    def _take(self, batch: Batch, take: Take, digests: Digests, now: int) -> bool:
         take.session = None  # of a transaction that was not committed
-        found = self._usable(_find_all(batch, self._digests(take.cache_id)), now)
+        found = self._usable(_find_all(batch, digests), now)
         newest = next(found, None)
         if self.rules.logging:
             self._log_lookup(take.cache_id, None if newest is None else newest[1])
@@ -146,7 +145,7 @@ class SingleUseCache(SessionCache):
         free = (digest for digest in digests if digest not in taken)
         return next(free, None) or min(records, key=_serial).digest
 
-    def _digests(self, cache_id: bytes) -> tuple[bytes, ...]:
+    def _digests(self, cache_id: bytes) -> Digests:
         first = self._seal.digest(cache_id)
         head, last = first[:-1], first[-1]
         return tuple(head + bytes((last ^ slot,)) for slot in range(MOST_SESSIONS))

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 from support.cache_files import MIB, CacheFiles, held_open, in_child
-from support.cache_fixtures import MakeFiles, lookup, update
+from support.cache_fixtures import NOW, MakeFiles, lookup, update
 from support.cache_fixtures import make_files as make_files
+
+from tlsmgr.sessions.cache import Change, SessionCache
+from tlsmgr.sessions.file import StoreError
+from tlsmgr.sessions.store import Batch
 
 
 def test_the_entry_limit_lets_the_oldest_go(make_files: MakeFiles) -> None:
@@ -42,6 +46,46 @@ def test_many_changes_are_carried_out_once(make_files: MakeFiles) -> None:
     used = int.from_bytes(cache._nonces.next(), "big") - int.from_bytes(before, "big") - 1
     assert used == 1000
     assert all(lookup(cache, b"%d" % number) == b"session" for number in range(1000))
+
+
+class FailingStore:
+    """The store of a cache, of which one transaction fails to begin; counts from 1."""
+
+    def __init__(self, cache: SessionCache, failing: int = 0) -> None:
+        assert cache._store is not None
+        self.begun = 0
+        self._failing = failing
+        self._writing = cache._store.writing
+        cache._store.writing = self.writing  # type: ignore[method-assign]
+
+    def writing(self) -> Batch:
+        self.begun += 1
+        if self.begun == self._failing:
+            raise StoreError("no luck")
+        return self._writing()
+
+
+def test_what_was_stored_counts_when_it_fails_to_evict_afterwards(make_files: MakeFiles) -> None:
+    cache = make_files(entry_limit=50).cache()
+    update(cache, (b"old", b"session"))
+    FailingStore(cache, failing=2)  # a batch that has become large evicts in the next one
+    changes = [Change(b"old", None), *(Change(b"%d" % n, b"session") for n in range(200))]
+    assert cache.apply(changes, NOW) == [True] * 201
+    assert lookup(cache, b"old") is None
+    assert lookup(cache, b"199") == b"session"
+    assert cache.size()[0] == 50
+
+
+def test_a_full_file_costs_each_change_a_few_tries(make_files: MakeFiles) -> None:
+    """Not the more, the more there are."""
+    files = make_files(size_limit=MIB)
+    with held_open(files, reading=True):
+        cache = files.cache()
+        for number in range(files.file.map_size // 4096):
+            update(cache, (b"%d" % number, bytes(1200)))
+        store = FailingStore(cache)
+        update(cache, *((b"%d" % number, bytes(1200)) for number in range(512)))
+        assert store.begun < 4 * 512
 
 
 @pytest.mark.parametrize("size", [10, 1200, 9000, 200_000])
