@@ -130,7 +130,7 @@ class Timer:
         """Keep the times of an iteration, for the requests that were counted in it.
 
         When it began and when each step ended, in seconds of time.monotonic(). A step that had
-        nothing to answer has ended before: what was counted for it was refused, at once.
+        nothing to answer ended with the first one: what was counted for it was refused, at once.
         """
         counts = self._view.tobytes()
         if counts != self._noted:
@@ -152,8 +152,7 @@ class Timer:
             total = totals[i :: len(KINDS)]
             if total[0] != total[-1]:
                 counts = list(map(sub, total[1:], total))
-                end = map(max, ends[step], ends[AT_ONCE])
-                sums.add(counts, [int((t - t0) * _MICRO) for t, t0 in zip(end, began)])
+                sums.add(counts, [int((t - t0) * _MICRO) for t, t0 in zip(ends[step], began)])
         self._added = self._noted
         self._samples.clear()
 

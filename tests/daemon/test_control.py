@@ -20,12 +20,13 @@ from support.raw_client import (
     expect_seed,
     found,
     lookup,
+    seed,
     tktkey,
     update,
 )
 from support.raw_client import data_of as data_of_reply
 
-from tlsmgr.status_object import parse
+from tlsmgr.status_object import Latency, parse
 
 SESSION = bytes.fromhex("3007 020101 02020304")  # the beginning of an SSL_SESSION of TLS 1.3
 DEFECT = """
@@ -105,6 +106,24 @@ def test_status(daemon: Daemon) -> None:
             assert 0 < times.max_us < (time.monotonic() - began) * 1e6
     assert {name: status.counters[name] for name in counted} == counted
     assert status.counters["connections"] == 1
+
+
+def test_a_refused_request_is_timed(daemon: Daemon) -> None:
+    """As one answered at once, by a worker that has answered no seed, or none for a while."""
+    workers = daemon.worker_pids()
+    began = time.monotonic()
+    for refused in range(1, 5):
+        with Connection(daemon.socket_path) as connection:
+            assert connection.ask(seed(0)).startswith(b"status\x004294967294\0")
+        wait_for(lambda n=refused: seed_times(daemon).count == n, "its time")  # type: ignore[misc]
+    total = seed_times(daemon).sum_us
+    assert total is not None
+    assert 0 < total < (time.monotonic() - began) * 1e6
+    assert daemon.worker_pids() == workers
+
+
+def seed_times(daemon: Daemon) -> Latency:
+    return parse(status_of(daemon.socket_path)).latency["seed"]
 
 
 def test_a_generator_that_lacks_its_source_and_its_file(make_daemon: MakeDaemon) -> None:

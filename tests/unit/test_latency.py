@@ -31,9 +31,9 @@ class Process:
         self.timer: Timer = table.timer(slot, self.counts)
 
     def answer(self, step: int, microseconds: float, **kinds: int) -> None:
-        """An iteration of one step; the others ran long before."""
-        times = [0.0 for _ in STEPS]
-        times[step] = microseconds
+        """An iteration of one step, or of the first one and another."""
+        times = [microseconds for _ in STEPS]
+        times[:step] = [0.0] * step
         self.iterate(*times, **kinds)
         self.timer.publish()
 
@@ -97,7 +97,7 @@ def test_all_requests_of_a_step_count_with_its_time() -> None:
 def test_each_step_of_an_iteration_has_a_time_of_its_own() -> None:
     table, (_, worker, _) = make()
     worker.iterate(1.5, 10.5, 100.5, lookup=1, seed=5, update=2)
-    worker.iterate(1.5, -1e9, -1e9, lookup=1)  # the other steps had nothing to answer
+    worker.iterate(1.5, 1.5, 1.5, lookup=1)  # the other steps had nothing to answer
     worker.timer.publish()
     totals = table.totals()
     assert {kind: filled(totals[kind]) for kind in ("lookup", "seed", "update")} == {
@@ -110,9 +110,9 @@ def test_each_step_of_an_iteration_has_a_time_of_its_own() -> None:
 
 
 def test_what_is_refused_is_answered_at_once() -> None:
-    """It is counted as what it asks for, but the step for that has not run since long."""
+    """It is counted as what it asks for, but the step for that has nothing to answer."""
     table, (_, worker, _) = make()
-    worker.iterate(10.5, -3e9, -1e9, seed=1, update=2)
+    worker.iterate(10.5, 10.5, 10.5, seed=1, update=2)
     worker.timer.publish()
     totals = table.totals()
     assert (filled(totals["seed"]), totals["seed"].total) == ({4: 1}, 10)
@@ -122,8 +122,8 @@ def test_what_is_refused_is_answered_at_once() -> None:
 def test_times_are_published_together() -> None:
     table, (_, worker, _) = make()
     for number in range(1, 2 * SAMPLES + 2):
-        worker.iterate(10.5, 0.0, 0.0, lookup=1)
-        worker.iterate(10.5, 0.0, 0.0)  # there was none
+        worker.iterate(10.5, 10.5, 10.5, lookup=1)
+        worker.iterate(10.5, 10.5, 10.5)  # there was none
         assert len(worker.timer._samples) == number % SAMPLES
     assert table.totals()["lookup"].count == 0
     worker.timer.publish()

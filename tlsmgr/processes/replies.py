@@ -33,10 +33,11 @@ class Replies:
         self.unread: list[Connection] = []
         """WAITING connections that have sent more than was read so far."""
         self.seeds_sent = self.changes_sent = 0.0
-        """When the last ones were sent, of time.monotonic()."""
+        """Of time.monotonic(): when ``send`` had sent them, or when it began if there were none."""
 
-    def send(self) -> None:
-        """Make and send all of them."""
+    def send(self, now: float) -> None:
+        """Make and send all of them; it begins at ``now``, of time.monotonic()."""
+        self.seeds_sent = self.changes_sent = now
         if self.seeds:
             self._answer_seeds()
             self.seeds_sent = time.monotonic()

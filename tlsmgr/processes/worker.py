@@ -162,7 +162,7 @@ class Worker:
             self._resume(now)
         self._serve(events, now)
         answered = time.monotonic()
-        self._replies.send()
+        self._replies.send(answered)
         self._timer.keep(now, answered, self._replies.seeds_sent, self._replies.changes_sent)
         if now >= self._next_check:
             self._check(now)
