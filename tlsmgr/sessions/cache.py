@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from tlsmgr import log
 from tlsmgr.sessions.file import (
@@ -46,7 +46,6 @@ WARNING_INTERVAL = 600.0  # seconds between two warnings about the same problem
 EVICTED_WHEN_FULL = 4  # records, each time that there is no room for an update
 TRIES = 20  # to make room for an update; a large session needs pages in a row
 
-Digests: TypeAlias = "tuple[bytes, ...]"
 HITS, MISSES, _UPDATES = CACHE_INDEX["hits"], CACHE_INDEX["misses"], CACHE_INDEX["updates"]
 _DELETES, _EXPIRED, _EVICTED = (CACHE_INDEX[name] for name in ("deletes", "expired", "evicted"))
 
@@ -269,12 +268,12 @@ class SessionCache:
             self.expired = []
             return self._not_stored(changes)
         done: list[bool] = []
-        digests = [self._digests(change.cache_id) for change in changes]  # before the lock is taken
+        digests = [self._seal.digest(change.cache_id) for change in changes]  # before it locks
         with self._store.writing() as batch:
             for cache_id in self.expired:
                 self._delete_if_expired(batch, cache_id, now)
-            for change, its_digests in zip(changes, digests):
-                done.append(self._change(batch, change, its_digests, now))
+            for change, digest in zip(changes, digests):
+                done.append(self._change(batch, change, digest, now))
                 if batch.is_large():
                     break
             is_over = self._evict(batch)
@@ -283,14 +282,15 @@ class SessionCache:
             self._evict_more(self._store)
         return done
 
-    def _change(self, batch: Batch, change: Change | Take, digests: Digests, now: int) -> bool:
-        (digest,) = digests
-        if isinstance(change, Take) or change.session is None:
-            log_delete(self.rules, change.cache_id)
+    def _change(self, batch: Batch, change: Change | Take, digest: bytes, now: int) -> bool:
+        assert isinstance(change, Change), "a Take is of ``single_use``"
+        cache_id, session, saved = change
+        if session is None:
+            log_delete(self.rules, cache_id)
             return remove(batch, digest)
-        if change.saved and batch.find(digest) is not None:
+        if saved and batch.find(digest) is not None:
             return True
-        self._put(batch, digest, (change.saved or now, change.cache_id, change.session))
+        self._put(batch, digest, (saved or now, cache_id, session))
         return True
 
     def _put(self, batch: Batch, digest: bytes, entry: tuple[int, bytes, bytes]) -> None:
@@ -303,7 +303,7 @@ class SessionCache:
             serial = batch.next_serial()
             batch.put((digest, serial, self._seal.encrypt(digest, serial, entry)))
 
-    def _digests(self, cache_id: bytes) -> Digests:
+    def _digests(self, cache_id: bytes) -> tuple[bytes, ...]:
         """Return the digests under which there may be sessions of this id."""
         return (self._seal.digest(cache_id),)
 

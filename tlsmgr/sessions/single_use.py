@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tlsmgr.sessions.cache import HITS, MISSES, Change, Digests, SessionCache, Take, remove
+from tlsmgr.sessions.cache import HITS, MISSES, Change, SessionCache, Take, remove
 from tlsmgr.sessions.der import TLS_1_3, protocol_version
 from tlsmgr.sessions.file import StoreFile
 from tlsmgr.sessions.rules import CacheRules, log_delete
@@ -99,7 +99,8 @@ class SingleUseCache(SessionCache):
 
     # In a transaction.
 
-    def _change(self, batch: Batch, change: Change | Take, digests: Digests, now: int) -> bool:
+    def _change(self, batch: Batch, change: Change | Take, digest: bytes, now: int) -> bool:
+        digests = _slots(digest)
         if isinstance(change, Take):
             return self._take(batch, change, digests, now)
         if change.session is None:
@@ -111,7 +112,7 @@ class SingleUseCache(SessionCache):
         self._put(batch, self._free_slot(batch, digests, entry), entry)
         return True
 
-    def _take(self, batch: Batch, take: Take, digests: Digests, now: int) -> bool:
+    def _take(self, batch: Batch, take: Take, digests: tuple[bytes, ...], now: int) -> bool:
         take.session = None  # of a transaction that was not committed
         found = self._usable(_find_all(batch, digests), now)
         newest = next(found, None)
@@ -145,16 +146,20 @@ class SingleUseCache(SessionCache):
         free = (digest for digest in digests if digest not in taken)
         return next(free, None) or min(records, key=_serial).digest
 
-    def _digests(self, cache_id: bytes) -> Digests:
-        first = self._seal.digest(cache_id)
-        head, last = first[:-1], first[-1]
-        return tuple(head + bytes((last ^ slot,)) for slot in range(MOST_SESSIONS))
+    def _digests(self, cache_id: bytes) -> tuple[bytes, ...]:
+        return _slots(self._seal.digest(cache_id))
 
     def _not_stored(self, changes: Sequence[Change | Take]) -> list[bool]:
         for change in changes:
             if isinstance(change, Take):
                 change.session = None
         return super()._not_stored(changes)
+
+
+def _slots(digest: bytes) -> tuple[bytes, ...]:
+    """Return the digests of all sessions of an id, whose own is that of slot 0."""
+    head, last = digest[:-1], digest[-1]
+    return tuple(head + bytes((last ^ slot,)) for slot in range(MOST_SESSIONS))
 
 
 def _serial(record: Record) -> bytes:

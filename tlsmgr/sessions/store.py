@@ -227,6 +227,7 @@ class Batch:
         "_changed",
         "_corrected",
         "_file",
+        "_most_changed",
         "_places",
         "_records",
         "_serial",
@@ -239,6 +240,7 @@ class Batch:
         self._records, self._places, self._ages = file.tables
         self._serial = self._txn.id() << NUMBER_BITS
         self._changed = 0  # bytes of pages that this batch may have copied or added, at most
+        self._most_changed = file.size // BATCH_PART
         # Age, place and digest of the records whose age was updated.
         self._corrected: list[tuple[bytes, bytes, bytes]] = []
 
@@ -322,7 +324,7 @@ class Batch:
         next transaction. A transaction that takes almost all unused pages is the last one: none is
         left to evict a record.
         """
-        return self._changed > self._file.size // BATCH_PART
+        return self._changed > self._most_changed
 
     def entries(self) -> int:
         """Return how many records there are."""
