@@ -23,7 +23,7 @@ from operator import mul, sub
 from tlsmgr.shm import SharedMemory
 from tlsmgr.stats import INDEX
 
-AT_ONCE, SEEDS, CHANGES = STEPS = range(3)
+AT_ONCE, SEEDS, CHANGES = range(3)  # the steps
 STEP_OF = {
     "seed": SEEDS,
     "policy": AT_ONCE,

@@ -11,7 +11,6 @@ from tlsmgr.latency import (
     KINDS,
     SAMPLES,
     SEEDS,
-    STEPS,
     Histogram,
     LatencyTable,
     Timer,
@@ -32,7 +31,7 @@ class Process:
 
     def answer(self, step: int, microseconds: float, **kinds: int) -> None:
         """An iteration of one step, or of the first one and another."""
-        times = [microseconds for _ in STEPS]
+        times = [microseconds] * 3
         times[:step] = [0.0] * step
         self.iterate(*times, **kinds)
         self.timer.publish()

@@ -181,7 +181,7 @@ class Worker:
     def _accept(self, fd: int, now: float) -> None:
         if self._inherited.scoreboard.is_crowded(self._slot, now) and self._listeners.back_off(now):
             return
-        burst = ACCEPT_BURST if len(self._connections) else 1
+        burst = ACCEPT_BURST if len(self._connections) else 1  # more are told of again
         for connection in self._listeners.accept(fd, now, burst):
             self._add(connection)
 

@@ -167,10 +167,10 @@ class SessionCache:
 
     def _apply_all(self, changes: Sequence[Change | Take], now: int) -> list[bool]:
         done = self._apply(changes, now)
-        count = len(done)
-        while len(done) < len(changes):  # as many as went well before, or more
-            count = len(some := self._apply(changes[len(done) :][: 2 * count], now))
-            done += some
+        most = 2 * len(done)
+        while len(done) < len(changes):
+            some = self._apply(changes[len(done) : len(done) + most], now)
+            done, most = done + some, 2 * len(some)  # as many as went well, or more
         return done
 
     def _apply(self, changes: Sequence[Change | Take], now: int) -> list[bool]:

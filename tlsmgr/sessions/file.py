@@ -299,9 +299,7 @@ class WriterLock:
 
     def acquire(self) -> None:
         """Take the lock, or raise StoreBusy."""
-        try:
-            flock(self._descriptor, _TAKE)
-        except BlockingIOError:
+        if not _try_lock(self._descriptor):
             self._wait()
         self._patience = WRITER_PATIENCE
 
